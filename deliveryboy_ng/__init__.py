@@ -1,0 +1,108 @@
+"""Run a function somewhere else as if it were a local call."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .core import DeliveryBoy, DeliveryBoyDecorator, Runner, deliver
+    from .delivery import Delivery
+    from .exceptions import (
+        CallCancelled,
+        CallDied,
+        CallError,
+        CallExited,
+        CallInterrupted,
+        CallTimeout,
+        ConnectionLost,
+        DeliveryError,
+        DeliveryOptionError,
+        DeliveryPackingError,
+        DeliveryPickleError,
+        DeliveryTransportError,
+        HandshakeError,
+        HostUnreachable,
+        InterpreterNotFound,
+        InterpreterTooOld,
+        ProtectionUnavailable,
+        RemoteError,
+        TransportNotFound,
+        TransportRefused,
+        VersionMismatchError,
+    )
+    from .limits import Limits
+    from .options import Options
+    from .receipt import Receipt, Usage, Verdict
+    from .transports import Bubblewrap, Command, Local, Ssh, Sudo, Transport, Unshare
+
+__version__ = "1.0.0.dev0"
+
+_HOMES = {
+    "core": "DeliveryBoy DeliveryBoyDecorator Runner deliver",
+    "delivery": "Delivery",
+    "exceptions": "CallCancelled CallDied CallError CallExited CallInterrupted CallTimeout ConnectionLost DeliveryError "
+    "DeliveryOptionError DeliveryPackingError DeliveryPickleError DeliveryTransportError HandshakeError HostUnreachable "
+    "InterpreterNotFound InterpreterTooOld ProtectionUnavailable RemoteError TransportNotFound TransportRefused "
+    "VersionMismatchError",
+    "limits": "Limits",
+    "options": "Options",
+    "receipt": "Receipt Usage Verdict",
+    "transports": "Bubblewrap Command Local Ssh Sudo Transport Unshare",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "Bubblewrap",
+    "CallCancelled",
+    "CallDied",
+    "CallError",
+    "CallExited",
+    "CallInterrupted",
+    "CallTimeout",
+    "Command",
+    "ConnectionLost",
+    "Delivery",
+    "DeliveryBoy",
+    "DeliveryBoyDecorator",
+    "DeliveryError",
+    "DeliveryOptionError",
+    "DeliveryPackingError",
+    "DeliveryPickleError",
+    "DeliveryTransportError",
+    "HandshakeError",
+    "HostUnreachable",
+    "InterpreterNotFound",
+    "InterpreterTooOld",
+    "Limits",
+    "Local",
+    "Options",
+    "ProtectionUnavailable",
+    "Receipt",
+    "RemoteError",
+    "Runner",
+    "Ssh",
+    "Sudo",
+    "Transport",
+    "TransportNotFound",
+    "TransportRefused",
+    "Unshare",
+    "Usage",
+    "Verdict",
+    "VersionMismatchError",
+    "deliver",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: a program that delivers nothing pays nothing."""
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,299 @@
+"""From a function to its delivery: the decorator, the runner, and the seed's own interface."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import threading
+import types
+from collections.abc import Callable
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+from .delivery import Delivery
+from .exceptions import DeliveryOptionError
+from .journey import Journey
+from .options import Options
+from .receipt import Receipt
+from .worker import call as call_process
+
+__all__ = ["DeliveryBoy", "DeliveryBoyDecorator", "DeliveryBox", "Runner", "deliver", "execute", "main"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+class Runner(Generic[P, R]):
+    """A function that runs somewhere else when called.
+
+    Runners share nothing that changes: one may be called from many threads at once.
+    """
+
+    def __init__(self, func: Callable[P, R], options: Options | None = None, _bound: tuple[Any, ...] = ()) -> None:
+        if not callable(func) and not isinstance(func, (classmethod, staticmethod)):
+            raise DeliveryOptionError(f"only what can be called can be delivered, not {func!r}")
+        functools.update_wrapper(self, func)
+        self.__wrapped__ = func
+        self.options = options if options is not None else Options()
+        self._bound = _bound
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function over there.
+
+        :return: what it returned; with ``asynchronous=True`` the PID of the transport, or of the interpreter
+        :raises BaseException: what it raised
+        :raises DeliveryError: if it could not be sent, run or brought back
+        """
+        if call_process.current is not None and call_process.current is self._function:
+            return self.local(*args, **kwargs)
+        journey = self._journey(args, kwargs)
+        if self.options.asynchronous:
+            return journey.leave()  # type: ignore[return-value]
+        return journey.travel().unwrap()  # type: ignore[no-any-return]
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function in this process."""
+        return self._function(*self._bound, *args, **kwargs)  # type: ignore[no-any-return]
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> Receipt:
+        """Call the function over there and return the :class:`Receipt`: what went wrong is data, nothing is raised.
+
+        :raises DeliveryPackingError: if something cannot travel
+        :raises DeliveryTransportError: if the call could not begin
+        """
+        return self._journey(args, kwargs, "capture").travel()
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Delivery[R]:
+        """Start the call and return its :class:`Delivery`, a Future.
+
+        :raises DeliveryPackingError: if something cannot travel
+        """
+        return Delivery(self._journey(args, kwargs))
+
+    def with_options(self, **options: Any) -> Runner[P, R]:
+        """A runner of the same function with some options changed; this one stays as it is.
+
+        :raises DeliveryOptionError: if an option is unknown or makes no sense
+        """
+        return Runner(self.__wrapped__, Options.of(options, self.options), self._bound)
+
+    def manifest(self, *args: P.args, **kwargs: P.kwargs) -> Manifest:
+        """What would travel with such a call; nothing is started.
+
+        :raises DeliveryPackingError: if something cannot travel
+        """
+        return Manifest(self._journey(args, kwargs).box.manifest)
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Runner[P, R]: ...
+    @overload
+    def __get__(self: Runner[Concatenate[S, P], R], instance: S, owner: type | None = None) -> Runner[P, R]: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if isinstance(self.__wrapped__, staticmethod):
+            return self
+        if isinstance(self.__wrapped__, classmethod):
+            return Runner(self.__wrapped__, self.options, (owner if owner is not None else type(instance),))
+        if instance is None:
+            return self
+        return Runner(self.__wrapped__, self.options, (instance,))
+
+    def __repr__(self) -> str:
+        from .session import describe
+
+        return f"<delivered {getattr(self, '__qualname__', self.__wrapped__)} via {describe(self.options.chain)}>"
+
+    @property
+    def _function(self) -> Any:
+        wrapped = self.__wrapped__
+        return wrapped.__func__ if isinstance(wrapped, (classmethod, staticmethod)) else wrapped
+
+    def _journey(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: str = "live") -> Journey:
+        args = (*self._bound, *args)
+        _check_arguments(self._function, args, kwargs)
+        return Journey(self._function, args, kwargs, self.options, output)
+
+    @staticmethod
+    def __deliveryboy_reduce__(runner: Runner[Any, Any]) -> tuple[Any, ...]:
+        """How a delivered function that another one refers to travels: see worker/standin.py."""
+        from .packing import reduce_runner
+
+        unbound = reduce_runner(runner.__wrapped__, runner.options.as_bytes())
+        if runner._bound:
+            return types.MethodType, (Runner(runner.__wrapped__, runner.options), runner._bound[0])
+        return unbound
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Runner, (self.__wrapped__, self.options, self._bound)
+
+
+class Manifest(tuple):  # type: ignore[type-arg]
+    """What would travel: :class:`~deliveryboy_ng.modules.Entry` after entry; printed, a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self)) if self else "no modules travel"
+
+
+@functools.lru_cache(maxsize=1024)
+def _signature(func: Any) -> inspect.Signature | None:
+    try:
+        return inspect.signature(func)
+    except (TypeError, ValueError):
+        return None
+
+
+def _check_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise the TypeError of a wrong call here, before anything starts."""
+    try:
+        signature = _signature(func)
+    except TypeError:  # not hashable
+        return
+    if signature is not None:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{getattr(func, '__qualname__', func)}(): {error}") from None
+
+
+@overload
+def deliver(func: Callable[P, R], /) -> Runner[P, R]: ...
+@overload
+def deliver(func: None = None, /, **options: Any) -> Callable[[Callable[P, R]], Runner[P, R]]: ...
+def deliver(func: Callable[P, R] | None = None, /, **options: Any) -> Any:
+    """Decorate a function so that each call of it runs somewhere else; see :class:`Options` for what can be said.
+
+    Usable bare, ``@deliver``, and with options, ``@deliver(transport=Sudo("nobody"), timeout=10)``.
+
+    :raises DeliveryOptionError: if an option is unknown or makes no sense
+    """
+    checked = Options.of(options)
+    if func is None:
+        return lambda function: Runner(function, checked)
+    return Runner(func, checked)
+
+
+class DeliveryBoyDecorator:
+    """The decorator under its old name: ``@DeliveryBoyDecorator(transport="sudo", ...)``."""
+
+    def __init__(self, **params: Any) -> None:
+        self.params = params
+        self._options = Options.of(params)
+
+    def __call__(self, func: Callable[P, R]) -> Runner[P, R]:
+        return Runner(func, self._options)
+
+
+class DeliveryBox:
+    """What deliveryboy 0.1.0 packed; the record of a :class:`DeliveryBoy`'s last call."""
+
+    def __init__(self) -> None:
+        self.stdout: Any = None
+        self.stderr: Any = None
+        self.return_value: Any = None
+        self.exception: BaseException | None = None
+        self.instance: Any = None
+        self.func: Any = None
+        self.args: Any = None
+        self.kwargs: Any = None
+        self.modules: set[str] = set()
+        self.pickled_modules: Any = set()
+
+    def __str__(self) -> str:
+        return "\n".join(f"{key:15s}: {value}" for key, value in self.__dict__.items())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DeliveryBox) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class DeliveryBoy:
+    """The runner of deliveryboy 0.1.0: mutable, its attributes are read once when a call starts.
+
+    :param func: what to call over there
+    :param transport: see :class:`Options`, as for all others
+    :param params: any other option
+    :ivar inbox: what the calling thread's last call sent
+    :ivar outbox: what it brought back
+    """
+
+    def __init__(
+        self,
+        func: Any,
+        transport: Any = None,
+        transport_params: Any = (),
+        executable: str | None = None,
+        asynchronous: bool = False,
+        discard_excess: bool = True,
+        **params: Any,
+    ) -> None:
+        self.func = func
+        self.transport = transport
+        self.transport_params = list(transport_params or ())
+        self.executable = executable
+        self.asynchronous = bool(params.pop("async", asynchronous))
+        self.discard_excess = discard_excess
+        self.params = params
+        self._last = threading.local()
+        self._runner()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "async":
+            name = "asynchronous"
+        super().__setattr__(name, value)
+
+    @property
+    def inbox(self) -> DeliveryBox:
+        return getattr(self._last, "inbox", None) or DeliveryBox()
+
+    @property
+    def outbox(self) -> DeliveryBox | None:
+        return getattr(self._last, "outbox", None)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        runner = self._runner()
+        inbox, outbox = DeliveryBox(), DeliveryBox()
+        inbox.func, inbox.args, inbox.kwargs = self.func, args, kwargs
+        self._last.inbox, self._last.outbox = inbox, None
+        if self.asynchronous:
+            return runner(*args, **kwargs)
+        journey = runner._journey(args, kwargs)
+        inbox.modules = {entry.name for entry in journey.box.manifest}
+        receipt = journey.travel()
+        outbox.return_value, outbox.exception = receipt.value, receipt.exception
+        outbox.stdout, outbox.stderr = receipt.stdout_text, receipt.stderr_text
+        self._last.outbox = outbox
+        return receipt.unwrap()
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def _runner(self) -> Runner[Any, Any]:
+        options = {
+            **self.params,
+            "transport": self.transport,
+            "transport_params": self.transport_params,
+            "executable": self.executable,
+            "asynchronous": self.asynchronous,
+            "discard_excess": self.discard_excess,
+        }
+        return Runner(self.func, Options.of(options))
+
+
+def execute(inbox: DeliveryBox) -> DeliveryBox:
+    """Call ``inbox.func`` with ``inbox.args`` and ``inbox.kwargs`` in this process and return the outcome in a box.
+
+    :raises DeliveryPackingError: if there is nothing to call
+    """
+    from .seed import execute as run
+
+    return run(inbox)
+
+
+def main() -> None:
+    """Read a pickled :class:`DeliveryBox` from stdin, run it, and print the resulting box, pickled."""
+    from .seed import main as run
+
+    run(sys.stdin.buffer)

@@ -1,0 +1,103 @@
+"""The future of one call under way."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections.abc import Generator
+from typing import Any, Generic, TypeVar
+
+from .exceptions import CallCancelled
+from .journey import Journey
+from .receipt import Receipt
+
+__all__ = ["Delivery"]
+
+R = TypeVar("R")
+
+
+class Delivery(concurrent.futures.Future[R], Generic[R]):
+    """A :class:`concurrent.futures.Future` of a call; awaitable.
+
+    Unlike the standard library's, :meth:`cancel` also ends a call that is already running: its processes are killed.
+    """
+
+    def __init__(self, journey: Journey) -> None:
+        super().__init__()
+        self._journey = journey
+        self._under_way = threading.Event()
+        self._pids: tuple[int | None, int | None] = (None, None)
+        self._receipt: Receipt | None = None
+        journey.on_start = self._note_start
+        threading.Thread(target=self._run, name=f"deliveryboy {journey.name}", daemon=True).start()
+
+    @property
+    def pid(self) -> int | None:
+        """PID of the transport, or of the interpreter where there is none; waits until the call has begun or failed."""
+        self._under_way.wait()
+        return self._pids[0]
+
+    @property
+    def remote_pid(self) -> int | None:
+        """PID of the call's process as the far side counts; waits until the call has begun or failed."""
+        self._under_way.wait()
+        return self._pids[1]
+
+    def receipt(self, timeout: float | None = None) -> Receipt:
+        """The receipt, once the call has ended.
+
+        :param timeout: seconds to wait
+        :raises TimeoutError: if the call has not ended by then
+        :raises DeliveryError: if the call could not begin, or was cancelled
+        """
+        try:
+            error = self.exception(timeout)
+        except concurrent.futures.CancelledError:
+            raise CallCancelled(f"{self._journey.name} was cancelled") from None
+        if self._receipt is None:
+            raise error if error is not None else CallCancelled(f"{self._journey.name} was cancelled")
+        return self._receipt
+
+    def cancel(self) -> bool:
+        """Cancel the call; if it is running, kill its processes.  False only if it has already ended."""
+        with self._condition:
+            if self._state in ("CANCELLED", "CANCELLED_AND_NOTIFIED"):
+                return True
+            if self._state == "FINISHED":
+                return False
+            self._state = "CANCELLED"
+            self._condition.notify_all()
+        self.set_running_or_notify_cancel()
+        self._journey.cancel()
+        self._under_way.set()
+        self._invoke_callbacks()  # type: ignore[attr-defined]
+        return True
+
+    def __await__(self) -> Generator[Any, None, R]:
+        import asyncio
+
+        return asyncio.wrap_future(self).__await__()
+
+    def _note_start(self, pid: int, remote_pid: int | None) -> None:
+        self._pids = (pid, remote_pid)
+        self._under_way.set()
+
+    def _run(self) -> None:
+        with self._condition:
+            if self._state != "PENDING":
+                return
+            self._state = "RUNNING"
+        error: BaseException | None
+        try:
+            self._receipt = self._journey.travel()
+            value, error = self._receipt.value, self._receipt.exception
+        except BaseException as problem:
+            value, error = None, problem
+        self._under_way.set()
+        try:
+            if error is not None:
+                self.set_exception(error)
+            else:
+                self.set_result(value)
+        except concurrent.futures.InvalidStateError:
+            pass  # cancelled meanwhile

@@ -1,0 +1,141 @@
+"""Reads from a failed transport's own words which hop failed, and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .exceptions import (
+    DeliveryTransportError,
+    HandshakeError,
+    HostUnreachable,
+    InterpreterNotFound,
+    TransportNotFound,
+    TransportRefused,
+)
+from .receipt import ending_in_words
+from .transports import Transport
+
+__all__ = ["Failure", "diagnose"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A transport that ended, or was given up, before the far side greeted."""
+
+    chain: tuple[Transport, ...]
+    argv: tuple[str, ...]
+    executable: str
+    returncode: int | None
+    stderr: str
+    noise: bytes
+    waited: float | None = None
+
+
+@dataclass(frozen=True)
+class _Sign:
+    pattern: str
+    kind: type[DeliveryTransportError]
+    hop: str
+    advice: str
+
+
+_NO_PASSWORD = "give that user a NOPASSWD rule for this command in sudoers(5)"
+
+_SIGNS = (
+    _Sign(r"sudo: .*(password is required|terminal is required|no askpass)", TransportRefused, "sudo", f"sudo wants a password; {_NO_PASSWORD}"),
+    _Sign(r"sudo: unknown (user|group|uid|gid)", TransportRefused, "sudo", "that user or group does not exist there"),
+    _Sign(r"is not allowed to (execute|run)|not in the sudoers|may not run sudo", TransportRefused, "sudo", _NO_PASSWORD),
+    _Sign(r"sudo: .*(no new privileges|must be owned by uid 0|effective uid is not 0)", TransportRefused, "sudo",
+          "nothing can gain rights in there; put Sudo before the hop that confines"),
+    _Sign(r"Could not resolve hostname", HostUnreachable, "ssh", "check the host's name"),
+    _Sign(r"ssh: connect to host|Connection (timed out|refused|closed|reset)|No route to host|Network is unreachable|banner exchange",
+          HostUnreachable, "ssh", "check that sshd runs there and the port is right"),
+    _Sign(r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED", TransportRefused, "ssh",
+          "the host's key is not known (or has changed); log in once by hand or add it to known_hosts"),
+    _Sign(r"Permission denied \((publickey|password|keyboard|gssapi|hostbased)", TransportRefused, "ssh",
+          "the host accepts none of the keys; check the user name and authorized_keys"),
+    _Sign(r"unshare: (unshare failed|cannot|write failed|mount .*failed|unrecognized|invalid|bad)|unshare: failed to (?!execute)",
+          TransportRefused, "unshare", "namespaces of that kind are not permitted there"),
+    _Sign(r"bwrap: (?!execvp)", TransportRefused, "bwrap", "bubblewrap could not build the sandbox there"),
+)  # fmt: skip
+
+_MISSING = re.compile(
+    r"(?:sudo: (?P<a>\S+): command not found"
+    r"|sudo: unable to execute (?P<b>\S+): "
+    r"|unshare: failed to execute (?P<c>\S+): "
+    r"|bwrap: execvp (?P<d>\S+): "
+    r"|(?:env|nice|setpriv|chroot|timeout|nsenter|setsid|stdbuf|prlimit|runuser|su|nohup): (?:failed to (?:execute|run command) |)"
+    r"[‘'\"]?(?P<e>[^\s:’'\"]+)[’'\"]?: (?:No such file|Permission denied)"
+    r"|(?:^|: )(?P<f>[^\s:]+): (?:command not found|not found|No such file or directory|Permission denied)$)",
+    re.MULTILINE,
+)
+_BROKEN = re.compile(r"Fatal Python error|No module named '?encodings|could not find platform|Failed to import (?:the )?(?:site|encodings)")
+
+
+def diagnose(failure: Failure) -> DeliveryTransportError:
+    """The error that fits what the transport said."""
+    for sign in _SIGNS:
+        found = re.search(sign.pattern, failure.stderr)
+        if found:
+            return _error(sign.kind, failure, _hop_named(failure, sign.hop), f"{_line_of(failure.stderr, found.start())}; {sign.advice}")
+    missing = _MISSING.search(failure.stderr)
+    if missing and failure.waited is None:
+        name = next(group for group in missing.groups() if group)
+        return not_found(failure, name, _line_of(failure.stderr, missing.start(missing.lastgroup or 0)))
+    if _BROKEN.search(failure.stderr):
+        return _error(InterpreterNotFound, failure, failure.executable, f"the interpreter {failure.executable} does not start")
+    return _no_greeting(failure)
+
+
+def not_found(failure: Failure, name: str, words: str) -> DeliveryTransportError:
+    """The error for a command *name* that could not be started."""
+    if name.rpartition("/")[2] == failure.executable.rpartition("/")[2]:
+        return _error(InterpreterNotFound, failure, failure.executable, f"the interpreter {failure.executable} cannot be started: {words}")
+    return _error(TransportNotFound, failure, _hop_named(failure, name), f"the command {name} cannot be started: {words}")
+
+
+def _no_greeting(failure: Failure) -> DeliveryTransportError:
+    if failure.waited is not None:
+        what = f"the far side did not greet within {failure.waited:g} seconds"
+    else:
+        what = f"the transport ended before the far side greeted ({ending_in_words(failure.returncode)})"
+    return _error(HandshakeError, failure, failure.chain[0].name, what)
+
+
+def _error(kind: type[DeliveryTransportError], failure: Failure, hop: str, what: str) -> DeliveryTransportError:
+    return kind(
+        f"{hop}: {what}\n{evidence(failure.argv, failure.returncode, failure.stderr, failure.noise)}",
+        hop=hop,
+        argv=failure.argv,
+        returncode=failure.returncode,
+        stderr=failure.stderr,
+    )
+
+
+def evidence(argv: Sequence[str], returncode: int | None, stderr: str, noise: bytes = b"") -> str:
+    """What a reader of the message needs to look further: command, end, last words."""
+    shown = [word if len(word) < 200 else "..." for word in argv]
+    lines = [f"  command: {' '.join(shown)}", f"  ended:   {ending_in_words(returncode)}"]
+    if stderr.strip():
+        lines.append(f"  stderr:  {_last_lines(stderr)}")
+    if noise.strip():
+        lines.append(f"  stdout:  {_last_lines(noise.decode('utf-8', 'backslashreplace'))}")
+    return "\n".join(lines)
+
+
+def _last_lines(text: str) -> str:
+    return "\n           ".join(line[:300] for line in text.strip().splitlines()[-5:])
+
+
+def _line_of(text: str, place: int) -> str:
+    start = text.rfind("\n", 0, place) + 1
+    return text[start:].splitlines()[0].strip()
+
+
+def _hop_named(failure: Failure, command: str) -> str:
+    for hop in failure.chain:
+        if command in hop.name.split():
+            return hop.name
+    return command

@@ -1,0 +1,38 @@
+"""Ctrl-C during a call: the first reaches the call, the second kills it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Protocol
+
+
+class Interruptible(Protocol):
+    """What a Ctrl-C is handed to."""
+
+    def request(self, what: str) -> None: ...
+
+
+class Interrupts:
+    """While open, turns SIGINT into requests to a session.
+
+    Only in the main thread, and only where Python's own handler is in place: a handler of the caller's stays in charge.
+    """
+
+    def __init__(self, session: Interruptible) -> None:
+        self._session = session
+        self._installed = False
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._pass_on)
+            self._installed = True
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._installed and signal.getsignal(signal.SIGINT) == self._pass_on:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _pass_on(self, signum: int, frame: FrameType | None) -> None:
+        self._session.request("interrupt")

@@ -1,0 +1,326 @@
+"""The way of one call: packed here, run over there, and back as a receipt."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import packing, replies
+from .exceptions import (
+    CallCancelled,
+    CallDied,
+    CallExited,
+    CallInterrupted,
+    CallTimeout,
+    DeliveryPackingError,
+    DeliveryPickleError,
+    DeliveryTransportError,
+    InterpreterNotFound,
+    ProtectionUnavailable,
+    VersionMismatchError,
+)
+from .interrupts import Interrupts
+from .options import Options
+from .output import Sink
+from .receipt import Receipt, Usage, Verdict, ending_in_words, signal_name
+from .session import Ending, Greeting, Parcel, Session, describe
+from .transports import is_elsewhere
+
+__all__ = ["Journey"]
+
+_STATUS = 9
+_LOCALE_NAMES = ("LANG", "LANGUAGE")
+
+
+@dataclass
+class Journey:
+    """One call.  Made (and thereby packed) in the caller's thread; :meth:`travel` may run in another.
+
+    :raises DeliveryPackingError: if something cannot travel
+    """
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    options: Options
+    default_output: str = "live"
+    session: Session | None = None
+    cancelled: bool = False
+    on_start: Callable[[int, int | None], object] | None = None
+
+    def __post_init__(self) -> None:
+        self.started = datetime.datetime.now(datetime.UTC)
+        self._clock = time.monotonic()
+        self.box = packing.pack(self.func, self.args, self.kwargs, self.options.modules)
+        self.name = getattr(self.func, "__qualname__", None) or type(self.func).__qualname__
+        self._sink = Sink(self.options.output or self.default_output, int(self.options.max_output))
+
+    # --- there ----------------------------------------------------------------------------------------------------
+
+    def travel(self) -> Receipt:
+        """Run the call and return its receipt; only what kept it from beginning is raised.
+
+        :raises DeliveryError: if the call could not begin
+        """
+        session, greeting = self._open(detached=False)
+        try:
+            with Interrupts(session):
+                parcel = self._parcel(greeting)
+                ending = session.deliver(parcel, self._sink.write, int(self.options.max_reply), self._note_start)
+        finally:
+            session.close()
+        receipt = self._receipt(session, greeting, ending, len(parcel.body) + len(parcel.modules))
+        if ending.interrupts and (ending.cancelled or not receipt.ok):
+            raise KeyboardInterrupt from receipt.exception
+        return receipt
+
+    def leave(self) -> int:
+        """Start the call, see it begin, detach from it, and return the PID of the transport.
+
+        :raises DeliveryError: if the call could not begin
+        """
+        session, greeting = self._open(detached=True)
+        try:
+            with Interrupts(session):
+                ending = session.deliver(self._parcel(greeting), lambda stream, data: None, 0, lambda ending: True)
+            if ending.refused or ending.lost:
+                raise ending.lost or DeliveryTransportError(f"{self.name}: {ending.refused}", argv=session.argv)
+        except BaseException:
+            session.close()
+            raise
+        session.abandon()
+        return session.pid
+
+    def cancel(self) -> None:
+        """Kill the call, from any thread."""
+        self.cancelled = True
+        session = self.session
+        if session is not None:
+            session.request("kill")
+
+    def _open(self, detached: bool) -> tuple[Session, Greeting]:
+        failures: list[InterpreterNotFound] = []
+        for executable in self.options.executables:
+            try:
+                session = Session(self.options.chain, executable, detached)
+            except InterpreterNotFound as error:
+                failures.append(error)
+                continue
+            self.session = session
+            if not self.options.discard_excess and not detached:
+                session.on_noise = lambda noise: self._sink.write("stdout", noise)
+            try:
+                with Interrupts(session):
+                    if self.cancelled:
+                        session.request("kill")
+                    return session, session.greet(self.options.connect_timeout)
+            except InterpreterNotFound as error:
+                session.close()
+                failures.append(error)
+            except BaseException:
+                session.close()
+                raise
+        raise _none_found(failures)
+
+    def _parcel(self, greeting: Greeting) -> Parcel:
+        same = greeting.magic == packing.MAGIC
+        box = self.box
+        try:
+            if not same and box.by_value:
+                box = self.box = packing.pack(self.func, self.args, self.kwargs, self.options.modules, by_value=False)
+            modules = box.module_table(same)
+        except VersionMismatchError as error:
+            raise VersionMismatchError(
+                f"{error.args[0]}, but the far side runs Python {greeting.python}. "
+                f"Name a Python {platform.python_version()} with executable=, or move it into a module",
+                path=error.path,
+            ) from None
+        return Parcel(self._setup(box), modules, box.body, self.options.input)
+
+    def _setup(self, box: packing.Box) -> dict[str, Any]:
+        options = self.options
+        elsewhere = is_elsewhere(options.chain)
+        return {
+            "detached": options.asynchronous,
+            "last": True,
+            "timeout": options.timeout,
+            "grace": options.grace,
+            "umask": _umask() if options.umask is None else options.umask,
+            "env": {**_locale_variables(), **options.env},
+            "locale": _locale(),
+            "cwd": options.cwd,
+            "rlimits": options.limits.as_rlimits(),
+            "magic": packing.MAGIC if box.by_value else b"",
+            "python": platform.python_version(),
+            "same_files": None if elsewhere else _files_stamp(),
+            "path": [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)],
+            "prefixes": (sys.prefix, sys.exec_prefix),
+        }
+
+    def _note_start(self, ending: Ending) -> bool:
+        if self.on_start is not None and self.session is not None:
+            self.on_start(self.session.pid, ending.remote_pid)
+        return False
+
+    # --- and back -------------------------------------------------------------------------------------------------
+
+    def _receipt(self, session: Session, greeting: Greeting, ending: Ending, sent: int) -> Receipt:
+        verdict = ending.verdict or {}
+        status = int(verdict["status"]) if "status" in verdict else None
+        returncode = None if status is None else os.waitstatus_to_exitcode(status)
+        receipt = Receipt(
+            function=self.name,
+            verdict=Verdict.LOST,
+            returncode=returncode,
+            signal=-returncode if returncode is not None and returncode < 0 else None,
+            stdout=self._sink.captured("stdout"),
+            stderr=self._sink.captured("stderr"),
+            truncated=self._sink.truncated,
+            usage=Usage(
+                user=float(verdict.get("user", 0)),
+                system=float(verdict.get("system", 0)),
+                wall=float(verdict.get("wall", 0)),
+                max_rss=int(verdict.get("maxrss", 0)),
+                sent=sent,
+                received=len(ending.reply),
+            ),
+            pid=session.pid,
+            remote_pid=ending.remote_pid,
+            host=ending.host,
+            python=greeting.python,
+            executable=session.executable,
+            args=session.argv,
+            transport=describe(session.chain),
+            noise=bytes(session.noise),
+            transport_stderr=session.stderr,
+            started=self.started,
+            duration=time.monotonic() - self._clock,
+        )
+        return self._judge(receipt, ending, verdict.get("ending", "none"))
+
+    def _judge(self, receipt: Receipt, ending: Ending, reason: str) -> Receipt:
+        """Add verdict and value, or the error that a plain call raises."""
+        if ending.lost is not None:
+            return _failed(receipt, Verdict.LOST, ending.lost)
+        if ending.refused:
+            return _failed(receipt, Verdict.REFUSED, DeliveryTransportError(f"{self.name}: {ending.refused}", argv=receipt.args))
+        if ending.overlong:
+            text = f"{self.name} returned more than max_reply={self.options.max_reply} bytes; raise max_reply, or return less"
+            return _failed(receipt, Verdict.REPLY_LIMIT, DeliveryPickleError(text))
+        status, payload = bytes(ending.reply[:1]), ending.reply[_STATUS:]
+        if len(ending.reply) >= _STATUS and int.from_bytes(ending.reply[1:_STATUS], "big") == len(payload):
+            return self._answered(receipt, status, bytes(payload))
+        if reason == "timeout":
+            text = f"{self.name} took longer than timeout={self.options.timeout:g} seconds and was killed"
+            return _failed(receipt, Verdict.TIMEOUT, CallTimeout(text))
+        if reason == "cancelled":
+            return _failed(receipt, Verdict.CANCELLED, CallCancelled(f"{self.name} was cancelled and its processes were killed"))
+        return _ended_itself(receipt)
+
+    def _answered(self, receipt: Receipt, status: bytes, payload: bytes) -> Receipt:
+        text = payload.decode("utf-8", "replace") if status in b"UEV" else ""
+        try:
+            if status == b"R":
+                return replace(receipt, verdict=Verdict.RETURNED, value=replies.rebuild_value(payload, self.box.own))
+            if status in b"XL":
+                origin = replies.Origin(f"{receipt.host} {receipt.transport}", is_elsewhere(self.options.chain))
+                error = replies.rebuild_exception(payload, self.box.own, origin)
+                return self._raised(receipt, error) if status == b"X" else self._not_unpacked(receipt, error)
+        except DeliveryPickleError as problem:
+            return _failed(receipt, Verdict.RETURNED if status == b"R" else Verdict.RAISED, problem)
+        if status == b"E":
+            return _failed(receipt, Verdict.REFUSED, ProtectionUnavailable(f"{self.name} has not run: {text}"))
+        if status == b"V":
+            return _failed(receipt, Verdict.REFUSED, VersionMismatchError(f"{self.name} has not run: {text}, there is {receipt.python}"))
+        text = f"{self.name} returned what cannot travel: {text}. Return its data instead"
+        return _failed(receipt, Verdict.RETURNED, DeliveryPickleError(text))
+
+    def _raised(self, receipt: Receipt, error: BaseException) -> Receipt:
+        if isinstance(error, KeyboardInterrupt):
+            interrupted = CallInterrupted(f"{self.name} raised KeyboardInterrupt")
+            interrupted.__cause__ = error
+            return _failed(receipt, Verdict.RAISED, interrupted)
+        return _failed(receipt, Verdict.RAISED, error)
+
+    def _not_unpacked(self, receipt: Receipt, error: BaseException) -> Receipt:
+        problem = DeliveryPackingError(
+            f"{self.name} has not run: its box cannot be unpacked by Python {receipt.python} of {receipt.transport}: "
+            f"{type(error).__name__}: {error}",
+            real_exception=error,
+        )
+        problem.__cause__ = error
+        return _failed(receipt, Verdict.REFUSED, problem)
+
+
+def _failed(receipt: Receipt, verdict: Verdict, error: BaseException) -> Receipt:
+    receipt = replace(receipt, verdict=verdict, exception=error)
+    if hasattr(error, "receipt") and error.receipt is None:
+        # Without the exception: a record that holds itself cannot be printed.
+        error.receipt = replace(receipt, exception=None)
+    return receipt
+
+
+def _ended_itself(receipt: Receipt) -> Receipt:
+    tail = "".join(f"\n  {line}" for line in receipt.stderr_text.strip().splitlines()[-15:])
+    said = f"; the last of its stderr:{tail}" if tail else ""
+    if receipt.signal is not None:
+        text = f"{receipt.function} was killed by {signal_name(receipt.signal)} before it returned{said}"
+        return _failed(receipt, Verdict.SIGNALED, CallDied(text, signal=receipt.signal))
+    code = receipt.returncode or 0
+    text = f"{receipt.function} ended its process with {ending_in_words(code)} instead of returning{said}"
+    return _failed(receipt, Verdict.EXITED, CallExited(text, returncode=code))
+
+
+def _none_found(failures: list[InterpreterNotFound]) -> InterpreterNotFound:
+    last = failures[-1]
+    if len(failures) == 1:
+        return last
+    tried = ", ".join(error.argv[-1] if len(error.argv) < 7 else error.hop for error in failures)
+    return InterpreterNotFound(
+        f"no interpreter could be started; tried {tried}; name one with executable=\n{last.args[0]}",
+        hop=last.hop,
+        argv=last.argv,
+        returncode=last.returncode,
+        stderr=last.stderr,
+    )
+
+
+# --- what the caller's process is like -----------------------------------------------------------------------------
+
+
+def _umask() -> int:
+    """The file mode creation mask, read without setting it: other threads may be creating files (proc(5), Linux 4.7)."""
+    try:
+        with open("/proc/self/status", "rb") as status:
+            for line in status:
+                if line.startswith(b"Umask:"):
+                    return int(line[6:], 8)
+    except OSError:
+        pass
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _locale_variables() -> dict[str, str | None]:
+    names = [name for name in os.environ if name in _LOCALE_NAMES or name.startswith("LC_")]
+    # The transport was given a LANGUAGE of ours.
+    return {"LANGUAGE": None, **{name: os.environ[name] for name in names}}
+
+
+def _locale() -> str:
+    import locale
+
+    return locale.setlocale(locale.LC_ALL)
+
+
+def _files_stamp() -> tuple[object, ...]:
+    path = os.__file__
+    found = os.stat(path)
+    return (sys.hexversion, path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

@@ -1,0 +1,334 @@
+"""Which modules travel: found by what code really imports, transitively.
+
+A module is one of: part of the standard library (never travels), of an installed distribution (by reference, unless the
+caller named it), an extension module (by reference: machine code is not portable), or the caller's own (travels).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.machinery
+import importlib.util
+import marshal
+import opcode
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from .exceptions import DeliveryPackingError
+
+__all__ = ["Collector", "Entry"]
+
+LIBRARY = __name__.partition(".")[0]
+_STDLIB = tuple({os.path.realpath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "platstdlib")})
+_EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+_RESOURCE_APIS = frozenset({"importlib.resources", "importlib_resources", "pkgutil"})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a manifest.
+
+    :ivar name: the module's full name
+    :ivar by_value: whether it travels; otherwise the far side must have it
+    :ivar size: bytes that travel: source, code and data
+    :ivar reason: why
+    """
+
+    name: str
+    by_value: bool
+    size: int
+    reason: str
+
+    def __str__(self) -> str:
+        how = "by value" if self.by_value else "by reference"
+        return f"{self.name:<30} {how:<13} {self.size:>9,}  {self.reason}"
+
+
+@dataclass
+class Module:
+    """A module that travels."""
+
+    name: str
+    package: bool
+    file: str
+    source: str | None
+    code: bytes | None
+    data: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return len(self.source or "") + len(self.code or b"") + sum(map(len, self.data.values()))
+
+
+# --- what an import statement names --------------------------------------------------------------------------------
+
+_IMPORT_NAME = opcode.opmap["IMPORT_NAME"]
+_LOAD_CONST = opcode.opmap["LOAD_CONST"]
+
+
+@functools.lru_cache(maxsize=4096)
+def imports_of(code: CodeType) -> frozenset[tuple[int, str, tuple[str, ...]]]:
+    """All import statements in *code* and the code within it, as (level, name, names imported from it).
+
+    Names given as constants to ``import_module`` and ``__import__`` count too.
+    """
+    found: set[tuple[int, str, tuple[str, ...]]] = set()
+    loaded: list[Any] = []
+    extended = 0
+    for operation, argument in zip(code.co_code[::2], code.co_code[1::2], strict=True):
+        argument |= extended
+        extended = argument << 8 if operation == opcode.EXTENDED_ARG else 0
+        if operation == _IMPORT_NAME:
+            level, names = loaded[-2:]
+            found.add((level or 0, code.co_names[argument], tuple(names or ())))
+        elif operation == _LOAD_CONST:
+            loaded.append(code.co_consts[argument])
+        elif opcode.opname[operation] == "LOAD_SMALL_INT":
+            loaded.append(argument)
+    dynamic = {"import_module", "__import__"} & set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found |= imports_of(constant)
+        elif dynamic and isinstance(constant, str) and constant.replace(".", "").isidentifier():
+            found.add((0, constant, ()))
+    return frozenset(found)
+
+
+def names_of(code: CodeType, package: str) -> Iterator[str]:
+    """The absolute names of all modules that *code*, part of *package*, may import; some may not exist."""
+    for level, name, children in imports_of(code):
+        if level:
+            parents = package.split(".")
+            base = ".".join(parents[: len(parents) - level + 1]) if level <= len(parents) else ""
+            name = f"{base}.{name}".strip(".") if base else name
+        yield name
+        for child in children:
+            if child == "*":
+                yield from _star(name)
+            else:
+                yield f"{name}.{child}"
+
+
+def _star(name: str) -> Iterator[str]:
+    for child in getattr(sys.modules.get(name), "__all__", ()):
+        yield f"{name}.{child}"
+
+
+# --- where a module lives ------------------------------------------------------------------------------------------
+
+
+def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
+    """The module's spec, found without importing it or its parents."""
+    module = sys.modules.get(name)
+    spec = getattr(module, "__spec__", None)
+    if spec is not None and spec.name == name:
+        return spec  # type: ignore[no-any-return]
+    parent = name.rpartition(".")[0]
+    path = None
+    if parent:
+        above = find_spec(parent)
+        if above is None or above.submodule_search_locations is None:
+            return None
+        path = list(above.submodule_search_locations)
+    for finder in sys.meta_path:
+        try:
+            spec = finder.find_spec(name, path)
+        except (ImportError, AttributeError, ValueError, OSError):
+            continue
+        if spec is not None:
+            return spec  # type: ignore[no-any-return]
+    return None
+
+
+def kind_of(spec: importlib.machinery.ModuleSpec) -> str:
+    """``own``, ``installed``, ``extension``, ``library`` or ``stdlib``."""
+    if spec.name.partition(".")[0] == LIBRARY:
+        return "library"
+    where = spec.origin if spec.has_location else next(iter(spec.submodule_search_locations or ()), None)
+    if where is None:
+        return "stdlib"
+    parts = Path(where).parts
+    if "site-packages" in parts or "dist-packages" in parts:
+        return "installed"
+    if os.path.realpath(where).startswith(_STDLIB):
+        return "stdlib"
+    return "extension" if where.endswith(_EXTENSIONS) else "own"
+
+
+_REASONS = {
+    "installed": "installed distribution: the far side's own is used",
+    "extension": "extension module: machine code does not travel",
+}
+
+
+# --- what travels --------------------------------------------------------------------------------------------------
+
+_loaded: dict[tuple[str, str, int, int], Module] = {}
+
+
+def load(name: str, spec: importlib.machinery.ModuleSpec) -> Module:
+    """Read a module's source and code, from memory if its file has not changed since."""
+    file = spec.origin or ""
+    package = spec.submodule_search_locations is not None
+    if not spec.has_location:
+        return Module(name, True, "", None, None)
+    try:
+        found = os.stat(file)
+        key = (name, file, found.st_mtime_ns, found.st_size)
+    except OSError:
+        key = (name, file, 0, 0)
+    if key not in _loaded:
+        source = _source(name, spec, file)
+        code = _code(name, spec, file, source)
+        _loaded[key] = Module(name, package, file, source, marshal.dumps(code) if code else None)
+    module = _loaded[key]
+    return Module(name, package, file, module.source, module.code)
+
+
+def _source(name: str, spec: importlib.machinery.ModuleSpec, file: str) -> str | None:
+    try:
+        return spec.loader.get_source(name)  # type: ignore[union-attr, attr-defined, no-any-return]
+    except (AttributeError, ImportError, OSError, SyntaxError, UnicodeDecodeError):
+        pass
+    try:
+        return importlib.util.decode_source(Path(file).read_bytes()) if file.endswith(".py") else None
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return None
+
+
+def _code(name: str, spec: importlib.machinery.ModuleSpec, file: str, source: str | None) -> CodeType | None:
+    try:
+        if source is not None:
+            loader = spec.loader
+            if isinstance(loader, importlib.machinery.SourceFileLoader):
+                return loader.get_code(name)
+            return compile(source, file, "exec", dont_inherit=True)
+        return spec.loader.get_code(name)  # type: ignore[union-attr, attr-defined, no-any-return]
+    except SyntaxError as error:
+        raise DeliveryPackingError(f"module {name} cannot be compiled: {error}", path=f"module {name}", real_exception=error) from error
+    except (AttributeError, ImportError, OSError):
+        return None
+
+
+class Collector:
+    """Gathers the modules that a box needs, told what its functions refer to."""
+
+    def __init__(self, named: Iterable[str] = ()) -> None:
+        self.named = tuple(named)
+        self.modules: dict[str, Module] = {}
+        self.entries: dict[str, Entry] = {}
+        self._uses_resources = False
+        for name in self.named:
+            self._add_all(name)
+
+    def add_named(self, name: str) -> None:
+        """Let a module travel, with all below it, although it is installed."""
+        self.named = (*self.named, name)
+        self._add_all(name)
+
+    def is_named(self, name: str) -> bool:
+        """Whether the caller said that this module shall travel."""
+        return any(name == each or name.startswith(each + ".") for each in self.named)
+
+    def is_own(self, name: str) -> bool:
+        """Whether *name* is a module that travels."""
+        spec = find_spec(name)
+        return spec is not None and (kind_of(spec) == "own" or self.is_named(name))
+
+    def scan(self, code: CodeType, package: str, reason: str) -> None:
+        """Add everything that *code* imports."""
+        for name in names_of(code, package):
+            self.add(name, reason)
+
+    def add(self, name: str, reason: str) -> None:
+        """Add a module, the packages above it, and all that they import; unknown names are none of ours."""
+        queue = [(name, reason)]
+        while queue:
+            name, reason = queue.pop()
+            self._uses_resources = self._uses_resources or name in _RESOURCE_APIS
+            parent = name.rpartition(".")[0]
+            if name in self.entries or name == "__main__" or not name:
+                continue
+            spec = find_spec(name)
+            if spec is None:
+                continue
+            kind = "own" if self.is_named(name) and not (spec.origin or "").endswith(_EXTENSIONS) else kind_of(spec)
+            if kind in ("stdlib", "library"):
+                continue
+            if kind != "own":
+                top = name.partition(".")[0]
+                self.entries.setdefault(top, Entry(top, False, 0, _REASONS[kind]))
+                continue
+            if parent:
+                queue.append((parent, f"package of {name}"))
+            module = self._take(name, spec, reason)
+            if module.code is not None:
+                package = name if module.package else parent
+                queue += [(each, f"imported by {name}") for each in names_of(marshal.loads(module.code), package)]
+
+    def _take(self, name: str, spec: importlib.machinery.ModuleSpec, reason: str) -> Module:
+        module = load(name, spec)
+        if module.source is None and module.code is None and module.file:
+            raise DeliveryPackingError(f"module {name} ({module.file}) has neither source nor code to send", path=f"module {name}")
+        self.modules[name] = module
+        self.entries[name] = Entry(name, True, module.size, reason)
+        return module
+
+    def _add_all(self, name: str) -> None:
+        spec = find_spec(name)
+        if spec is None:
+            raise DeliveryPackingError(f"modules: there is no module named {name!r} here", path=f"module {name}")
+        self.add(name, "named in modules=")
+        import pkgutil
+
+        for found in pkgutil.iter_modules(spec.submodule_search_locations or ()):
+            self._add_all(f"{name}.{found.name}")
+
+    def finish(self) -> None:
+        """Add the data files of the packages, if anything that travels reads such files."""
+        if not self._uses_resources:
+            return
+        for module in self.modules.values():
+            if module.package and module.file and not module.data:
+                module.data = _data_files(Path(module.file).parent)
+                self.entries[module.name] = Entry(module.name, True, module.size, self.entries[module.name].reason)
+
+
+def _data_files(folder: Path) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith((".", "__pycache__")):
+            continue
+        if path.is_dir() and not (path / "__init__.py").exists():
+            found |= {f"{path.name}/{name}": data for name, data in _data_files(path).items()}
+        elif path.is_file() and not path.name.endswith((".py", ".pyc", *_EXTENSIONS)):
+            found[path.name] = path.read_bytes()
+    return found
+
+
+def table(modules: Iterable[Module], with_code: bool) -> dict[str, tuple[object, ...]]:
+    """What the far side's importer takes; *with_code* only for the version of Python that made it."""
+    return {
+        module.name: (module.package, module.file, module.code if with_code else None, module.source, module.data)
+        for module in modules
+    }
+
+
+def package_of(namespace: dict[str, Any]) -> str:
+    """The package in which relative imports of functions with these globals are resolved."""
+    package = namespace.get("__package__")
+    if isinstance(package, str):
+        return package
+    name = str(namespace.get("__name__", ""))
+    return name if "__path__" in namespace else name.rpartition(".")[0]
+
+
+def is_module(thing: object) -> bool:
+    """Whether *thing* is a module that can be imported by its name."""
+    return isinstance(thing, ModuleType) and sys.modules.get(thing.__name__) is thing

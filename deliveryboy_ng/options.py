@@ -1,0 +1,164 @@
+"""The options of a delivered function: one frozen value, checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .exceptions import DeliveryOptionError
+from .limits import Limits, parse_size
+from .transports import Transport, chain_of, default_executables
+
+__all__ = ["Options", "Output"]
+
+Output = str | Callable[[str, bytes], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Everything that can be said of a call beside its function and arguments.
+
+    :param transport: a :class:`~deliveryboy_ng.Transport`, a command as a string, or a list of hops; None is a fresh
+        interpreter on this machine
+    :param transport_params: options behind a transport given as a string
+    :param executable: the interpreter on the far side; the default is this one here, ``python3`` on another host
+    :param asynchronous: do not wait: a call returns the PID of the transport (or interpreter) and is detached from it
+    :param discard_excess: drop what the transport prints around the answer; otherwise it is added to stdout
+    :param timeout: seconds of wall time for the function, enforced on the far side
+    :param grace: seconds between SIGTERM and SIGKILL when the timeout is over
+    :param connect_timeout: seconds until the far side must have greeted
+    :param env: environment variables to set (or, with the value None, to remove) on the far side
+    :param cwd: working directory on the far side
+    :param umask: file mode creation mask; the default is the caller's
+    :param input: bytes for the function's stdin; the default is an empty one
+    :param output: ``"live"`` writes to the caller's current ``sys.stdout`` and ``sys.stderr`` as it comes, ``"capture"``
+        only keeps it in the Receipt, ``"discard"`` drops it, and a callable gets ``("stdout" or "stderr", bytes)``.
+        None is ``"live"`` for plain calls and ``submit``, ``"capture"`` for ``run``
+    :param max_output: bytes of each stream that the Receipt keeps: the first and the last half
+    :param max_reply: bytes that an answer may have
+    :param modules: ``"auto"``, or names of modules (with all below them) that shall travel although they are installed
+    :param limits: resource limits
+    """
+
+    transport: Any = None
+    transport_params: Sequence[str] = ()
+    executable: str | None = None
+    asynchronous: bool = False
+    discard_excess: bool = True
+    timeout: float | None = None
+    grace: float = 1.0
+    connect_timeout: float = 10.0
+    env: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    cwd: str | os.PathLike[str] | None = None
+    umask: int | None = None
+    input: bytes = b""
+    output: Output | None = None
+    max_output: int | str = "1M"
+    max_reply: int | str = "4G"
+    modules: str | Iterable[str] = "auto"
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "transport_params", tuple(self.transport_params or ()))
+        put(self, "transport", chain_of(self.transport, self.transport_params))
+        put(self, "transport_params", ())
+        put(self, "env", _checked_env(self.env))
+        put(self, "modules", _checked_modules(self.modules))
+        put(self, "max_output", parse_size("max_output", self.max_output))
+        put(self, "max_reply", parse_size("max_reply", self.max_reply))
+        if self.cwd is not None:
+            put(self, "cwd", os.fspath(self.cwd))
+        self._check_times()
+        self._check_rest()
+
+    def _check_times(self) -> None:
+        for name in ("timeout", "grace", "connect_timeout"):
+            value = getattr(self, name)
+            if value is None and name == "timeout":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 <= value < math.inf):
+                raise DeliveryOptionError(f"{name} must be a number of seconds, at least 0, not {value!r}")
+
+    def _check_rest(self) -> None:
+        if not isinstance(self.input, (bytes, bytearray, memoryview)):
+            raise DeliveryOptionError(f"input must be bytes, not {type(self.input).__name__}; encode text first")
+        if self.executable is not None and (not isinstance(self.executable, str) or not self.executable):
+            raise DeliveryOptionError(f"executable must be the path or name of a Python interpreter, not {self.executable!r}")
+        if self.output not in (None, "live", "capture", "discard") and not callable(self.output):
+            raise DeliveryOptionError(f'output must be "live", "capture", "discard" or a callable, not {self.output!r}')
+        if not isinstance(self.limits, Limits):
+            raise DeliveryOptionError(f"limits must be Limits(...), not {self.limits!r}")
+        if self.umask is not None and not (isinstance(self.umask, int) and 0 <= self.umask <= 0o777):
+            raise DeliveryOptionError(f"umask must be a number from 0 to 0o777, not {self.umask!r}")
+        for name in ("asynchronous", "discard_excess"):
+            if not isinstance(getattr(self, name), bool):
+                raise DeliveryOptionError(f"{name} must be true or false, not {getattr(self, name)!r}")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], base: Options | None = None) -> Options:
+        """The options named in a mapping, on top of *base*; ``async`` is understood as ``asynchronous``.
+
+        :raises DeliveryOptionError: if one is unknown, with the nearest known name
+        """
+        given = dict(options)
+        if "async" in given:
+            given["asynchronous"] = given.pop("async")
+        known = cls.__dataclass_fields__
+        for name in given:
+            if name not in known:
+                raise DeliveryOptionError(_unknown(name, known))
+        try:
+            return cls(**given) if base is None else dataclasses.replace(base, **given)
+        except DeliveryOptionError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise DeliveryOptionError(f"options {given!r} make no sense: {error}", real_exception=error) from error
+
+    @property
+    def chain(self) -> tuple[Transport, ...]:
+        """The transport's hops, outermost first."""
+        return self.transport  # type: ignore[no-any-return]
+
+    @property
+    def executables(self) -> tuple[str, ...]:
+        """The interpreters to try, in order."""
+        return (self.executable,) if self.executable else default_executables(self.chain)
+
+    def as_bytes(self) -> bytes:
+        """For a far side that delivers further; a callable for the output stays behind."""
+        return pickle.dumps(dataclasses.replace(self, output=None if callable(self.output) else self.output))
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(known)}"
+    return f"unknown option {name!r}{hint}"
+
+
+def _checked_env(env: object) -> dict[str, str | None]:
+    if not isinstance(env, Mapping):
+        raise DeliveryOptionError(f"env must be a mapping of names to values, not {env!r}")
+    for name, value in env.items():
+        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+            raise DeliveryOptionError(f"env: {name!r} is no name of an environment variable")
+        if not (value is None or (isinstance(value, str) and "\0" not in value)):
+            raise DeliveryOptionError(f"env: the value of {name} must be a string or None, not {value!r}")
+    return dict(env)
+
+
+def _checked_modules(modules: object) -> tuple[str, ...]:
+    if modules == "auto":
+        return ()
+    if not isinstance(modules, (str, bytes)) and isinstance(modules, Iterable):
+        names = tuple(modules)
+        if all(isinstance(name, str) and all(part.isidentifier() for part in name.split(".")) for name in names):
+            return names
+    raise DeliveryOptionError(f'modules must be "auto" or a list of module names, not {modules!r}')

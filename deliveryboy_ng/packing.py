@@ -1,0 +1,248 @@
+"""Packs a function, its arguments and the caller's own modules into a box.
+
+Functions and classes of ``__main__``, nested ones, lambdas, and those of the module that the delivered function itself
+lives in travel by value: their code, and of their globals those that they refer to.  Thus that module's other imports
+are no business of the far side's.  All other modules of the caller's travel as modules and are imported over there.
+
+A far side of another Python version cannot take code; for it the same is packed by reference throughout.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import importlib.util
+import io
+import marshal
+import platform
+import types
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle.cloudpickle as cp
+
+from . import modules as modules_
+from .exceptions import DeliveryPackingError, VersionMismatchError
+from .worker import rebuild, standin
+
+__all__ = ["Box", "pack"]
+
+# What cloudpickle calls on arrival, and what the worker has in its place.  The names are private to cloudpickle; a test
+# fails when the installed one uses a name that is missing here, and at run time cloudpickle itself then travels along.
+TABLE: dict[Any, Any] = {
+    cp._make_function: rebuild.make_function,
+    cp._function_setstate: rebuild.function_setstate,
+    cp._make_empty_cell: rebuild.make_empty_cell,
+    cp._make_cell: rebuild.make_cell,
+    cp._make_skeleton_class: rebuild.make_class,
+    cp._make_skeleton_enum: rebuild.make_enum,
+    cp._class_setstate: rebuild.class_setstate,
+    cp._make_typevar: rebuild.make_typevar,
+    cp._get_dataclass_field_type_sentinel: rebuild.dataclass_sentinel,
+    cp._builtin_type: rebuild.builtin_type,
+    cp.subimport: rebuild.import_module,
+    cp.dynamic_subimport: rebuild.make_module,
+    cp._file_reconstructor: rebuild.text_file,
+    cp._make_dict_keys: rebuild.dict_keys,
+    cp._make_dict_values: rebuild.dict_values,
+    cp._make_dict_items: rebuild.dict_items,
+}
+
+
+def _translated(reduced: Any) -> Any:
+    """A reduction of cloudpickle's with the worker's functions in it."""
+    if not isinstance(reduced, tuple):
+        return reduced
+    return tuple(TABLE.get(part, part) if place in (0, 5) else part for place, part in enumerate(reduced))
+
+
+def _translating(reducer: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda thing: _translated(reducer(thing))
+
+
+_REDUCERS = {kind: _translating(reducer) for kind, reducer in cp.Pickler._dispatch_table.items()}
+
+
+@dataclass(frozen=True)
+class Box:
+    """A packed call.
+
+    :ivar body: the pickle of (function, args, kwargs)
+    :ivar modules: the modules that travel with it
+    :ivar by_value: whether it holds code of this very Python version
+    :ivar own: the functions and classes that travelled by value, by the number under which they come back
+    :ivar manifest: what travels and why
+    """
+
+    body: bytes
+    modules: tuple[modules_.Module, ...]
+    by_value: bool
+    own: Mapping[str, Any]
+    manifest: tuple[modules_.Entry, ...]
+
+    def module_table(self, same_version: bool) -> bytes:
+        """The modules as the far side's importer takes them."""
+        for module in self.modules:
+            if module.source is None and module.file and not same_version:
+                raise VersionMismatchError(
+                    f"module {module.name} has no source and its code runs on Python {platform.python_version()} only"
+                )
+        return marshal.dumps(modules_.table(self.modules, same_version), 2)
+
+
+def pack(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], named: Iterable[str] = (), by_value: bool = True) -> Box:
+    """Pack one call.
+
+    :param named: modules that the caller said shall travel
+    :param by_value: false packs nothing that depends on the version of Python
+    :raises DeliveryPackingError: if something cannot travel, with the path to it
+    :raises VersionMismatchError: if *by_value* is false and something could only travel by value
+    """
+    named = tuple(named)
+    home = _home(func)
+    collector = modules_.Collector(named)
+    keep_home = by_value and home is not None and not collector.is_named(home)
+    box = _pack(func, args, kwargs, collector, {home} if keep_home else set(), by_value)
+    if keep_home and home in collector.modules:
+        # Another module imports the function's own: that one must exist over there as a module, and only once.
+        box = _pack(func, args, kwargs, modules_.Collector(named), set(), by_value)
+    return box
+
+
+def _home(func: Any) -> str | None:
+    while isinstance(func, (functools.partial, types.MethodType)):
+        func = func.func if isinstance(func, functools.partial) else func.__func__
+    name = getattr(func, "__module__", None) or type(func).__module__
+    spec = modules_.find_spec(name) if isinstance(name, str) else None
+    return name if spec is not None and modules_.kind_of(spec) == "own" else None
+
+
+def _pack(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], collector: modules_.Collector, by_value: set[str | None], code_travels: bool
+) -> Box:
+    file = io.BytesIO()
+    pickler = BoxPickler(file, collector, by_value, code_travels)
+    try:
+        pickler.dump((func, args, kwargs))
+    except DeliveryPackingError:
+        raise
+    except Exception as error:
+        attempt = functools.partial(_can_travel, collector=collector, by_value=by_value, code_travels=code_travels)
+        from .offender import find
+
+        path, thing = find(func, args, kwargs, attempt)
+        raise DeliveryPackingError(
+            f"{path} cannot travel: {type(thing).__module__}.{type(thing).__qualname__} object: {error}. "
+            "Make it inside the function, or pass what it is made from",
+            path=path,
+            real_exception=error,
+        ) from error
+    body = file.getvalue()
+    if cp.__name__.encode() in body:
+        # Something of cloudpickle's that the table does not know: let it rebuild that itself over there.
+        collector.add_named("cloudpickle")
+    collector.finish()
+    entries = tuple(sorted(collector.entries.values(), key=lambda entry: (not entry.by_value, entry.name)))
+    return Box(body, tuple(collector.modules.values()), pickler.holds_code, pickler.own, entries)
+
+
+def _can_travel(thing: Any, collector: modules_.Collector, by_value: set[str | None], code_travels: bool) -> bool:
+    try:
+        BoxPickler(io.BytesIO(), collector, by_value, code_travels).dump(thing)
+    except Exception:
+        return False
+    return True
+
+
+class BoxPickler(cp.Pickler):  # type: ignore[misc]
+    """cloudpickle's pickler, naming the worker's functions in place of cloudpickle's."""
+
+    def __init__(self, file: io.BytesIO, collector: modules_.Collector, by_value: set[str | None], code_travels: bool) -> None:
+        self._collector = collector
+        self._by_value = by_value
+        self._code_travels = code_travels
+        self.holds_code = False
+        self.own: dict[str, Any] = {}
+        special = {types.CodeType: self._reduce_code, types.ModuleType: self._reduce_module}
+        # Read once, by the initialiser.
+        self.dispatch_table = ChainMap(special, _REDUCERS, copyreg.dispatch_table)
+        super().__init__(file, protocol=5)
+
+    def reducer_override(self, thing: Any) -> Any:
+        if isinstance(thing, type):
+            return self._reduce_class(thing)
+        if isinstance(thing, types.FunctionType):
+            return self._reduce_function(thing)
+        reduce = getattr(type(thing), "__deliveryboy_reduce__", None)
+        return reduce(thing) if reduce else NotImplemented
+
+    # --- functions and classes ----------------------------------------------------------------------------------
+
+    def _reduce_class(self, thing: type) -> Any:
+        if thing.__module__ in self._by_value:
+            reduced = cp._dynamic_class_reduce(thing)
+        else:
+            reduced = cp._class_reduce(thing)
+        if reduced is NotImplemented:
+            self._collector.add(thing.__module__, f"class {thing.__qualname__}")
+            return NotImplemented
+        if reduced[0] in (cp._make_skeleton_class, cp._make_skeleton_enum):
+            self._needs_code(f"class {thing.__module__}.{thing.__qualname__}")
+            # Both reconstructors end with the class's number and one more argument.
+            self.own[reduced[1][-2]] = thing
+        return _translated(reduced)
+
+    def _reduce_function(self, thing: types.FunctionType) -> Any:
+        module = thing.__module__
+        if module not in self._by_value and module != "__main__" and isinstance(module, str):
+            steps = unwrapping_steps(thing, module)
+            if steps is not None:
+                self._collector.add(module, f"function {thing.__qualname__}")
+                return NotImplemented if steps == 0 else (rebuild.find, (module, thing.__qualname__, steps))
+        self._needs_code(f"function {module}.{thing.__qualname__}")
+        self._collector.scan(thing.__code__, modules_.package_of(thing.__globals__), f"imported in {thing.__qualname__}")
+        make, args, (attributes, slots), *rest = self._dynamic_function_reduce(thing)
+        number = f"function {len(self.own)}"
+        self.own[number] = thing
+        return _translated((make, args, (attributes, {**slots, "_deliveryboy_number": number}), *rest))
+
+    def _needs_code(self, what: str) -> None:
+        if not self._code_travels:
+            raise VersionMismatchError(f"{what} can only travel as code of Python {platform.python_version()}", path=what)
+        self.holds_code = True
+
+    # --- the rest -----------------------------------------------------------------------------------------------
+
+    def _reduce_code(self, code: types.CodeType) -> Any:
+        self.holds_code = True
+        return rebuild.make_code, (marshal.dumps(code),)
+
+    def _reduce_module(self, module: types.ModuleType) -> Any:
+        if modules_.is_module(module) and module.__name__ != "__main__":
+            self._collector.add(module.__name__, "referred to by name")
+        return _translated(cp._module_reduce(module))
+
+
+def unwrapping_steps(func: types.FunctionType, module: str) -> int | None:
+    """How many wrappers deep *func* lies behind its own qualified name in *module*; None if it is not there."""
+    try:
+        found = rebuild.find(module, func.__qualname__, 0)
+    except (ImportError, KeyError, TypeError):
+        return None
+    for steps in range(20):
+        if found is func:
+            return steps
+        if not (hasattr(found, "__wrapped__") or hasattr(found, "__func__")):
+            return None
+        found = rebuild.unwrapped(found, 1)
+    return None
+
+
+def reduce_runner(func: Any, options: bytes) -> tuple[Any, ...]:
+    """How a delivered function that another one refers to travels."""
+    return standin.Runner, (), (func, options)
+
+
+MAGIC = importlib.util.MAGIC_NUMBER

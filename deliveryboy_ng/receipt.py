@@ -1,0 +1,153 @@
+"""What is known of a call once it is over."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import signal as signals
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+__all__ = ["Receipt", "Usage", "Verdict"]
+
+
+class Verdict(StrEnum):
+    """How a call ended, by what the supervisor saw; never guessed from the transport's exit code."""
+
+    RETURNED = "RETURNED"
+    RAISED = "RAISED"
+    EXITED = "EXITED"
+    SIGNALED = "SIGNALED"
+    TIMEOUT = "TIMEOUT"
+    CANCELLED = "CANCELLED"
+    REPLY_LIMIT = "REPLY_LIMIT"
+    REFUSED = "REFUSED"
+    LOST = "LOST"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a call used.
+
+    :ivar user: seconds of processor time in the call's process and the children it waited for
+    :ivar system: the same, spent in the kernel
+    :ivar wall: seconds from the start of the process to its end
+    :ivar max_rss: largest resident memory of one process, in bytes (getrusage(2)); of a short call it is the
+        interpreter's own
+    :ivar sent: bytes of the packed box
+    :ivar received: bytes of the packed reply
+    """
+
+    user: float = 0.0
+    system: float = 0.0
+    wall: float = 0.0
+    max_rss: int = 0
+    sent: int = 0
+    received: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What happened to one call.
+
+    :ivar function: the function's qualified name
+    :ivar verdict: how it ended
+    :ivar value: what it returned
+    :ivar exception: what a plain call would have raised
+    :ivar returncode: the call process's exit code, or minus the signal that killed it; None if that is unknown
+    :ivar signal: the signal that killed it, if one did
+    :ivar stdout: what it wrote, as bytes; no more than ``max_output``
+    :ivar stderr: the same for stderr
+    :ivar truncated: names of streams of which a middle part was dropped
+    :ivar usage: what it used
+    :ivar pid: PID of the transport, or of the interpreter where there is none
+    :ivar remote_pid: PID of the call's process, as the far side counts
+    :ivar host: the far side's host name
+    :ivar python: the far side's Python version
+    :ivar executable: the interpreter that was started
+    :ivar args: the command line that was started, transport included
+    :ivar transport: the chain's hops in words
+    :ivar noise: the last of what the transport printed around the answer
+    :ivar transport_stderr: the last of what the transport itself wrote to stderr
+    :ivar started: when the call began (UTC)
+    :ivar duration: seconds from packing to the answer
+    """
+
+    function: str
+    verdict: Verdict
+    value: Any = None
+    exception: BaseException | None = None
+    returncode: int | None = None
+    signal: int | None = None
+    stdout: bytes = b""
+    stderr: bytes = b""
+    truncated: tuple[str, ...] = ()
+    usage: Usage = Usage()
+    pid: int | None = None
+    remote_pid: int | None = None
+    host: str = ""
+    python: str = ""
+    executable: str = ""
+    args: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    transport: str = ""
+    noise: bytes = dataclasses.field(default=b"", repr=False)
+    transport_stderr: str = dataclasses.field(default="", repr=False)
+    started: datetime.datetime = datetime.datetime.fromtimestamp(0, datetime.UTC)
+    duration: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the function returned."""
+        return self.verdict is Verdict.RETURNED
+
+    @property
+    def stdout_text(self) -> str:
+        """stdout as text, undecodable bytes escaped."""
+        return self.stdout.decode("utf-8", "backslashreplace")
+
+    @property
+    def stderr_text(self) -> str:
+        """stderr as text, undecodable bytes escaped."""
+        return self.stderr.decode("utf-8", "backslashreplace")
+
+    def unwrap(self) -> Any:
+        """The value, as a plain call would return it; or its exception, raised."""
+        if self.exception is not None:
+            raise self.exception
+        return self.value
+
+    def to_dict(self) -> dict[str, Any]:
+        """The receipt as what JSON can hold; the value and the exception as their ``repr``."""
+        found: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        found |= {
+            "ok": self.ok,
+            "verdict": self.verdict.value,
+            "value": repr(self.value),
+            "exception": None if self.exception is None else repr(self.exception),
+            "stdout": self.stdout_text,
+            "stderr": self.stderr_text,
+            "noise": self.noise.decode("utf-8", "backslashreplace"),
+            "truncated": list(self.truncated),
+            "args": list(self.args),
+            "usage": dataclasses.asdict(self.usage),
+            "started": self.started.isoformat(),
+        }
+        return found
+
+
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9, and so on."""
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def ending_in_words(returncode: int | None) -> str:
+    """An exit code, or minus a signal, in words."""
+    if returncode is None:
+        return "still running"
+    if returncode < 0:
+        return f"killed by {signal_name(-returncode)}"
+    return f"exit code {returncode}"

@@ -1,0 +1,139 @@
+"""Unpacks what a call sent back: its value, or its exception with chain, notes and traceback."""
+
+from __future__ import annotations
+
+import io
+import linecache
+import pickle
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from .exceptions import DeliveryPickleError, RemoteError
+from .worker import rebuild
+
+__all__ = ["rebuild_exception", "rebuild_value"]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Puts the caller's own functions and classes where the reply names them by number."""
+
+    def __init__(self, data: bytes, own: Mapping[str, Any]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._own = own
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == rebuild.__name__ and name == "yours":
+            return self._own.__getitem__
+        return super().find_class(module, name)
+
+
+def rebuild_value(data: bytes, own: Mapping[str, Any]) -> Any:
+    """The value that a reply holds.
+
+    :raises DeliveryPickleError: if it cannot be rebuilt here
+    """
+    try:
+        return _Unpickler(data, own).load()
+    except Exception as error:
+        raise DeliveryPickleError(
+            f"the function returned, but its value cannot be rebuilt here: {type(error).__name__}: {error}", real_exception=error
+        ) from error
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a traceback's frames ran, and how file names of that place are shown here."""
+
+    name: str
+    elsewhere: bool
+
+
+def rebuild_exception(data: bytes, own: Mapping[str, Any], origin: Origin) -> BaseException:
+    """The exception that a reply holds, chained as it was; RemoteError for what cannot be rebuilt.
+
+    :raises DeliveryPickleError: if the reply makes no sense
+    """
+    try:
+        records = _Unpickler(data, own).load()
+        errors = [_rebuild(record, own, origin) for record in records]
+        for error, record in zip(errors, records, strict=True):
+            _link(error, record, errors)
+        return errors[0]
+    except Exception as error:
+        raise DeliveryPickleError(
+            f"the function raised, but its exception cannot be read: {type(error).__name__}: {error}", real_exception=error
+        ) from error
+
+
+def _rebuild(record: dict[str, Any], own: Mapping[str, Any], origin: Origin) -> BaseException:
+    frames = [_shown(frame, origin) for frame in record["frames"]]
+    error, reason = _unpickled(record, own)
+    if error is None:
+        error = _stand_in(record, frames, reason)
+    return error.with_traceback(_traceback(frames))
+
+
+def _unpickled(record: dict[str, Any], own: Mapping[str, Any]) -> tuple[BaseException | None, str]:
+    if isinstance(record["pickle"], str):
+        return None, record["pickle"]
+    try:
+        error = _Unpickler(record["pickle"], own).load()
+    except Exception as failure:
+        return None, f"{type(failure).__name__}: {failure}"
+    return (error, "") if isinstance(error, BaseException) else (None, "it unpickled to something else")
+
+
+def _stand_in(record: dict[str, Any], frames: list[tuple[str, int, str]], reason: str) -> RemoteError:
+    name = record["name"] if record["module"] == "builtins" else f"{record['module']}.{record['name']}"
+    summary = traceback.StackSummary.from_list([traceback.FrameSummary(file, line, function) for file, line, function in frames])
+    text = "Traceback (most recent call last):\n" + "".join(summary.format()) + f"{name}: {record['text']}\n"
+    error = RemoteError(f"{name}: {record['text']}", type_name=name, message=record["text"], traceback_text=text, reason=reason)
+    for note in record["notes"]:
+        error.add_note(note)
+    return error
+
+
+def _link(error: BaseException, record: dict[str, Any], errors: list[BaseException]) -> None:
+    if record["cause"] is not None:
+        error.__cause__ = errors[record["cause"]]
+    if record["context"] is not None:
+        error.__context__ = errors[record["context"]]
+    error.__suppress_context__ = record["suppress"]
+    if isinstance(error, BaseExceptionGroup):
+        # The members were pickled once more within their group, without their tracebacks.
+        for member, place in zip(error.exceptions, record["members"], strict=False):
+            if place is not None:
+                member.__traceback__ = errors[place].__traceback__
+
+
+def _shown(frame: tuple[str, int, str, str], origin: Origin) -> tuple[str, int, str]:
+    """The frame with a file name under which this side finds the very line that ran over there."""
+    file, line, function, text = frame
+    here = linecache.getline(file, line).strip()
+    if here == text or (here and not text):
+        return file, line, function
+    if not text and not origin.elsewhere:
+        return file, line, function
+    name = f"<{origin.name}: {file}>"
+    known = linecache.cache.get(name)
+    lines: list[str] = list(known[2]) if known is not None and len(known) == 4 else []
+    lines += ["\n"] * (line - len(lines))
+    if text and 0 < line <= len(lines):
+        lines[line - 1] = text + "\n"
+    # Without a modification time linecache never asks the disk for it.
+    linecache.cache[name] = (len(lines), None, lines, name)
+    return name, line, function
+
+
+def _traceback(frames: list[tuple[str, int, str]]) -> TracebackType | None:
+    import tblib
+
+    chain: dict[str, Any] | None = None
+    for file, line, function in reversed(frames):
+        frame = {"f_globals": {"__name__": "", "__file__": file}, "f_locals": {}, "f_lineno": line}
+        frame["f_code"] = {"co_filename": file, "co_name": function}
+        chain = {"tb_frame": frame, "tb_lineno": line, "tb_next": chain}
+    return None if chain is None else tblib.Traceback.from_dict(chain).as_traceback()

@@ -1,0 +1,343 @@
+"""Transports: what stands in front of the interpreter's command line. Values in, lists of strings out, no I/O.
+
+A transport wraps the argv of what it shall start in an argv of its own.  A chain is a list of transports, outermost hop
+first: ``[Ssh("web1"), Sudo("nobody")]`` logs in at web1 and becomes nobody there.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .exceptions import DeliveryOptionError
+
+__all__ = ["Bubblewrap", "Command", "Local", "Ssh", "Sudo", "Transport", "Unshare", "chain_of"]
+
+
+@dataclass(frozen=True)
+class Transport:
+    """Base of all transports.
+
+    The flags tell what the session has to know of a hop: whether it leads to another file system or host, whether its
+    pipes carry every byte unchanged, what cannot come after it.
+    """
+
+    def wrap(self, argv: Sequence[str]) -> list[str]:
+        """The argv that starts *argv* through this transport."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """How errors and receipts call this hop."""
+        raise NotImplementedError
+
+    elsewhere = False
+    """Whether the far side is another host, where the caller's paths mean nothing."""
+
+    clean = True
+    """Whether nobody between the two sides changes, adds or cuts bytes."""
+
+    def forbids(self, inner: Transport) -> str:
+        """Why *inner* cannot work behind this hop, or an empty string."""
+        return ""
+
+
+def _words(owner: str, options: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(options, str):
+        raise DeliveryOptionError(f"{owner}: options must be a list of strings, not the string {options!r}")
+    words = tuple(options)
+    for word in words:
+        _word(owner, "option", word)
+    return words
+
+
+def _word(owner: str, what: str, word: object) -> None:
+    if not isinstance(word, str) or not word or "\0" in word:
+        raise DeliveryOptionError(f"{owner}: {what} must be a non-empty string without NUL, not {word!r}")
+
+
+@dataclass(frozen=True)
+class Local(Transport):
+    """A fresh interpreter on this machine, as this user; the default. Never the caller's own process."""
+
+    def wrap(self, argv: Sequence[str]) -> list[str]:
+        return list(argv)
+
+    @property
+    def name(self) -> str:
+        return "local"
+
+
+@dataclass(frozen=True)
+class Sudo(Transport):
+    """Another user, by sudo(8), never asking for a password (``-n``).
+
+    :param user: the user to become; the default is root
+    :param group: the primary group to run with
+    :param options: further options of sudo, before the command
+    """
+
+    user: str = "root"
+    group: str | None = None
+    options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _word("Sudo", "user", self.user)
+        if self.group is not None:
+            _word("Sudo", "group", self.group)
+        object.__setattr__(self, "options", _words("Sudo", self.options))
+
+    def wrap(self, argv: Sequence[str]) -> list[str]:
+        group = ["-g", self.group] if self.group else []
+        return ["sudo", "-n", "-u", self.user, *group, *self.options, "--", *argv]
+
+    @property
+    def name(self) -> str:
+        return f"sudo -u {self.user}"
+
+
+@dataclass(frozen=True)
+class Ssh(Transport):
+    """Another host, by ssh(1), never asking anything (``BatchMode``); the host's key must be known.
+
+    :param host: ``host`` or ``user@host``, as ssh takes it, aliases of its configuration included
+    :param port: the port, if not ssh's own choice
+    :param identity: the private key's file
+    :param config: a configuration file to use instead of the user's
+    :param connect_timeout: seconds to wait for the connection
+    :param options: further options of ssh, before the host
+    """
+
+    host: str
+    port: int | None = None
+    identity: str | None = None
+    config: str | None = None
+    connect_timeout: int = 4
+    options: tuple[str, ...] = ()
+
+    elsewhere = True
+
+    def __post_init__(self) -> None:
+        _word("Ssh", "host", self.host)
+        if self.host.startswith("-"):
+            raise DeliveryOptionError(f"Ssh: host must not start with a dash: {self.host!r}")
+        if self.port is not None and not (isinstance(self.port, int) and 0 < self.port < 65536):
+            raise DeliveryOptionError(f"Ssh: port must be a number from 1 to 65535, not {self.port!r}")
+        if not isinstance(self.connect_timeout, int) or self.connect_timeout < 1:
+            raise DeliveryOptionError(f"Ssh: connect_timeout must be whole seconds, at least 1, not {self.connect_timeout!r}")
+        object.__setattr__(self, "options", _words("Ssh", self.options))
+
+    def wrap(self, argv: Sequence[str]) -> list[str]:
+        command = ["ssh", "-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={self.connect_timeout}"]
+        if self.config is not None:
+            command += ["-F", self.config]
+        if self.port is not None:
+            command += ["-p", str(self.port)]
+        if self.identity is not None:
+            command += ["-i", self.identity]
+        # What ssh is given for the other side is one string for a shell there.
+        return [*command, *self.options, "--", self.host, shlex.join(argv)]
+
+    @property
+    def name(self) -> str:
+        return f"ssh {self.host}"
+
+    @property
+    def clean(self) -> bool:  # type: ignore[override]
+        return not any(option.startswith("-t") or option == "-o" or "RequestTTY" in option for option in self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unshare(Transport):
+    """New namespaces, by unshare(1) of util-linux 2.38 or later; no root needed as long as ``user`` is true.
+
+    :param user: a user namespace in which the caller appears as root (``-r``)
+    :param pid: a pid namespace with a /proc of its own; the whole of it dies with the call
+    :param mount: a mount namespace
+    :param net: a network namespace: no network at all, not even loopback
+    :param ipc: a System V and POSIX IPC namespace
+    :param uts: a host name of its own
+    :param cgroup: a cgroup namespace
+    :param options: further options of unshare, before the command
+    """
+
+    user: bool = True
+    pid: bool = False
+    mount: bool = False
+    net: bool = False
+    ipc: bool = False
+    uts: bool = False
+    cgroup: bool = False
+    options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for flag in ("user", "pid", "mount", "net", "ipc", "uts", "cgroup"):
+            if not isinstance(getattr(self, flag), bool):
+                raise DeliveryOptionError(f"Unshare: {flag} must be true or false, not {getattr(self, flag)!r}")
+        object.__setattr__(self, "options", _words("Unshare", self.options))
+
+    def wrap(self, argv: Sequence[str]) -> list[str]:
+        command = ["unshare"]
+        for flag, option in (
+            (self.user, "--map-root-user"),
+            (self.mount, "--mount"),
+            (self.net, "--net"),
+            (self.ipc, "--ipc"),
+            (self.uts, "--uts"),
+            (self.cgroup, "--cgroup"),
+        ):
+            if flag:
+                command.append(option)
+        if self.pid:
+            command += ["--pid", "--fork", "--kill-child", "--mount-proc"]
+        return [*command, *self.options, "--", *argv]
+
+    @property
+    def name(self) -> str:
+        flags = [flag for flag in ("user", "pid", "mount", "net", "ipc", "uts", "cgroup") if getattr(self, flag)]
+        return "unshare " + "+".join(flags)
+
+    def forbids(self, inner: Transport) -> str:
+        if isinstance(inner, Sudo) and self.user:
+            return "inside a user namespace sudo's set-uid root is not the machine's root; put Sudo before Unshare"
+        if isinstance(inner, Ssh) and self.net:
+            return "a new network namespace has no network; put Ssh before Unshare"
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bubblewrap(Transport):
+    """A sandbox by bwrap(1): the file system read-only, a private /tmp, new namespaces, no capabilities.
+
+    :param write: paths that stay writable
+    :param hide: folders replaced by empty ones
+    :param network: keep the caller's network
+    :param options: further options of bwrap, before the command
+    """
+
+    write: tuple[str, ...] = ()
+    hide: tuple[str, ...] = ()
+    network: bool = False
+    options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("write", "hide", "options"):
+            object.__setattr__(self, name, _words("Bubblewrap", getattr(self, name)))
+
+    def wrap(self, argv: Sequence[str]) -> list[str]:
+        command = ["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
+        for path in self.hide:
+            command += ["--tmpfs", path]
+        for path in self.write:
+            command += ["--bind", path, path]
+        command += ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+        if self.network:
+            command.append("--share-net")
+        return [*command, *self.options, "--", *argv]
+
+    @property
+    def name(self) -> str:
+        return "bwrap"
+
+    def forbids(self, inner: Transport) -> str:
+        if isinstance(inner, Sudo):
+            return "bwrap takes away the privileges that sudo needs; put Sudo before Bubblewrap"
+        if isinstance(inner, Ssh) and not self.network:
+            return "the sandbox has no network; put Ssh before Bubblewrap, or set network=True"
+        return ""
+
+
+@dataclass(frozen=True)
+class Command(Transport):
+    """Any command that runs the command line put behind it: setpriv, nsenter, ``podman exec -i NAME``, srun, ...
+
+    Nothing is assumed of the bytes it passes on, so frames take the narrow way of one kilobyte a line.
+
+    :param argv: the command and its options
+    :param elsewhere: whether what it starts sees another file system; the default interpreter is then ``python3``
+    :param shell: whether it wants the rest as one string for a shell, as ssh does
+    """
+
+    argv: tuple[str, ...]
+    elsewhere: bool = False
+    shell: bool = False
+
+    clean = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "argv", _words("Command", self.argv))
+        if not self.argv:
+            raise DeliveryOptionError("Command: an empty list names no command")
+
+    def wrap(self, argv: Sequence[str]) -> list[str]:
+        return [*self.argv, shlex.join(argv)] if self.shell else [*self.argv, *argv]
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.argv[:3])
+
+
+def chain_of(transport: object, params: Sequence[str] = ()) -> tuple[Transport, ...]:
+    """The chain that the option ``transport`` means, with ``transport_params`` behind a command given as a string.
+
+    :raises DeliveryOptionError: if it is no transport, or an order that cannot work
+    """
+    if transport is None or isinstance(transport, Transport):
+        chain: tuple[Transport, ...] = (transport or Local(),)
+    elif isinstance(transport, str):
+        return (_command(transport, params),)
+    elif isinstance(transport, (list, tuple)) and transport:
+        chain = tuple(hop for each in transport for hop in chain_of(each))
+    else:
+        raise DeliveryOptionError(
+            f"transport must be a Transport, a command as a string, a list of them or None, not {transport!r}"
+        )
+    if tuple(params):
+        raise DeliveryOptionError("transport_params belong to a transport given as a string; use the transport's own options")
+    _refuse_impossible(chain)
+    return chain
+
+
+def _command(text: str, params: Sequence[str]) -> Command:
+    words = (*shlex.split(text), *_words("transport_params", params))
+    if not words:
+        raise DeliveryOptionError("transport: an empty string names no command; None means a local interpreter")
+    is_ssh = os.path.basename(words[0]) == "ssh"
+    return Command(words, elsewhere=is_ssh, shell=is_ssh)
+
+
+def _refuse_impossible(chain: tuple[Transport, ...]) -> None:
+    for place, outer in enumerate(chain):
+        for inner in chain[place + 1 :]:
+            reason = outer.forbids(inner)
+            if reason:
+                raise DeliveryOptionError(f"{inner.name} cannot follow {outer.name}: {reason}")
+            if inner.elsewhere:
+                break
+
+
+def wrap(chain: Iterable[Transport], argv: Sequence[str]) -> list[str]:
+    """The argv that starts *argv* through the whole chain."""
+    command = list(argv)
+    for hop in reversed(tuple(chain)):
+        command = hop.wrap(command)
+    return command
+
+
+def is_elsewhere(chain: Iterable[Transport]) -> bool:
+    """Whether the far end is another host or file system."""
+    return any(hop.elsewhere for hop in chain)
+
+
+def default_executables(chain: Iterable[Transport]) -> tuple[str, ...]:
+    """Interpreters to try, in order, when none was named.
+
+    The caller's own may lie where another user cannot reach it (root's home, a private virtual environment); then one
+    of the same version, then any, is looked for on that user's PATH.
+    """
+    if is_elsewhere(chain):
+        return ("python3",)
+    return (sys.executable, f"python{sys.version_info[0]}.{sys.version_info[1]}", "python3")

@@ -1,0 +1,287 @@
+"""The call process: prepares itself as the caller asked, runs the function, packs the reply, and ends.
+
+Contract: far side, standard library only, Python 3.8+.  ``main(...)`` is entered in the process that the supervisor has
+just forked and never returns.  Descriptor 0 is the call's own input, 1 and 2 are pipes that the supervisor relays, 3 is
+the reply: one status byte, the payload's size in 8 bytes, the payload.
+
+    R pickle      the function returned            X pickle   it raised: records as failure.py makes them
+    U text        it returned what cannot travel   L pickle   box could not be unpacked: records
+    E text        the call cannot be prepared as asked; the function has not run
+    V text        another Python version would be needed; the function has not run
+
+Without a reply the process's end says it all: sys.exit(3) and os._exit(3) both end it with code 3.
+"""
+
+import _signal
+import marshal
+import os
+import sys
+
+from . import limits, system
+
+STATUS_SIZE = 9
+REPLY_FD = 3
+current = None  # the function this process runs; delivered functions that meet themselves run in place
+
+
+class Pipes:
+    """The descriptors of one call, made before the fork."""
+
+    def __init__(self, stdin: bytes, detached: bool) -> None:
+        self.stdin = _input_file(stdin)
+        self.detached = detached
+        if detached:
+            self.far = [os.open(os.devnull, os.O_WRONLY) for _ in range(3)]
+            self.near: "list[int]" = []
+        else:
+            pairs = [os.pipe() for _ in range(3)]
+            self.near = [read for read, _ in pairs]
+            self.far = [write for _, write in pairs]
+
+    def near_ends(self) -> "dict[int, str]":
+        """Close what only the call process needs; what is left is to be relayed under these names."""
+        for fd in [self.stdin, *self.far]:
+            os.close(fd)
+        return dict(zip(self.near, ("stdout", "stderr", "reply")))
+
+    def take_far_ends(self) -> None:
+        """Put the call process's descriptors where they belong and close all others."""
+        os.dup2(self.stdin, 0)
+        os.dup2(self.far[0], 1)
+        os.dup2(self.far[1], 2)
+        os.dup2(self.far[2], REPLY_FD, inheritable=False)
+        # Before 3.10 closerange() closes one by one; the supervisor holds few.
+        os.closerange(REPLY_FD + 1, 1 << 16 if sys.version_info >= (3, 10) else 1 << 10)
+
+
+def _input_file(data: bytes) -> int:
+    if not data:
+        return os.open(os.devnull, os.O_RDONLY)
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("input")
+    else:
+        import tempfile
+
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+class Refusal(Exception):
+    """The call cannot be prepared as asked."""
+
+
+def main(setup: "dict[str, object]", modules: bytes, body: bytes, pipes: Pipes, parent: int) -> None:
+    """Run one call to its end; never returns."""
+    code = 70
+    try:
+        code = _run(setup, modules, body, pipes, parent)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    finally:
+        os._exit(code)
+
+
+def _run(setup: "dict[str, object]", modules: bytes, body: bytes, pipes: Pipes, parent: int) -> int:
+    pipes.take_far_ends()
+    _become_ordinary(parent)
+    if setup["magic"] and setup["magic"] != _magic():
+        return _reply(b"V", ("the box is for Python %s" % setup["python"]).encode())
+    try:
+        _prepare(setup)
+    except Refusal as error:
+        return _reply(b"E", str(error).encode("utf-8", "replace"))
+    from . import failure
+
+    try:
+        function, args, kwargs = _unpack(marshal.loads(modules), body)
+        limits.apply(setup["rlimits"])  # type: ignore[arg-type]
+    except limits.CannotEnforce as error:
+        return _reply(b"E", str(error).encode("utf-8", "replace"))
+    except BaseException as error:
+        return _reply(b"L", failure.pack(error, _dumps))
+    try:
+        value = _call(function, args, kwargs)
+    except SystemExit as error:
+        _leave()
+        return _exit_code(error)
+    except BaseException as error:
+        reply = failure.pack(error, _dumps)
+        del error
+        return _reply(b"X", reply, _leave)
+    try:
+        reply = _dumps(value)
+    except BaseException as error:
+        return _reply(b"U", ("%s: %s" % (type(error).__name__, failure.text_of(error))).encode("utf-8", "replace"), _leave)
+    return _reply(b"R", reply, _leave)
+
+
+def _become_ordinary(parent: int) -> None:
+    """Undo what only the supervisor needs: this process is the caller's, and as he would start it himself."""
+    _signal.set_wakeup_fd(-1)
+    os.setsid()
+    system.die_with(parent)
+    # Without this an unprivileged call could not even list its own /proc/self/fd (proc(5)).
+    system.prctl(system.PR_SET_DUMPABLE, 1)
+    for number in range(1, _signal.NSIG):
+        try:
+            if _signal.getsignal(number) not in (None, _signal.SIG_DFL):
+                _signal.signal(number, _signal.SIG_DFL)
+        except (OSError, ValueError):
+            pass  # KILL, STOP and the C library's own
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        if hasattr(_signal, name):
+            _signal.signal(getattr(_signal, name), _signal.SIG_IGN)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def _magic() -> bytes:
+    import _frozen_importlib_external
+
+    return bytes(_frozen_importlib_external.MAGIC_NUMBER)
+
+
+def _prepare(setup: "dict[str, object]") -> None:
+    os.umask(setup["umask"])  # type: ignore[arg-type]
+    for name, value in setup["env"].items():  # type: ignore[attr-defined]
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    if setup["locale"]:
+        import _locale
+
+        try:
+            _locale.setlocale(_locale.LC_ALL, setup["locale"])
+        except _locale.Error:
+            pass  # another system may not have it; the variables are set all the same
+    cwd = setup["cwd"]
+    if cwd is not None:
+        try:
+            os.chdir(cwd)  # type: ignore[arg-type]
+        except OSError as error:
+            raise Refusal("cwd=%r cannot be entered on the far side: %s" % (cwd, error.strerror)) from None
+    _prepare_imports(setup)
+    _prepare_streams()
+
+
+def _prepare_imports(setup: "dict[str, object]") -> None:
+    main = type(sys)("__main__")
+    main.__builtins__ = __builtins__  # type: ignore[attr-defined]
+    sys.modules["__main__"] = main
+    sys.argv = [""]
+    sys.dont_write_bytecode = True
+    import builtins
+
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
+    here = setup["same_files"]
+    if here is not None and here == _files_stamp():
+        # The caller's own interpreter: what it can import can be imported here, with no need of site.py.
+        sys.path[:] = setup["path"]  # type: ignore[index]
+        sys.prefix, sys.exec_prefix = setup["prefixes"]  # type: ignore[misc]
+    else:
+        import site
+
+        site.main()
+        if os.getuid() == os.geteuid() and not os.environ.get("SUDO_UID"):
+            # -I keeps the user's own packages out; on another host they are what `python3` there would find.
+            site.addsitedir(site.getusersitepackages())
+
+
+def _files_stamp() -> "tuple[object, ...]":
+    """Tells whether both sides run one and the same installed Python: by the identity of a file of its library."""
+    path = os.__file__
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return (sys.hexversion, path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _prepare_streams() -> None:
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    import faulthandler
+
+    faulthandler.enable()
+
+
+def _unpack(modules: "dict[str, tuple[object, ...]]", body: bytes):  # type: ignore[no-untyped-def]
+    from . import shipped
+
+    shipped.install(modules)
+    _fast_pickle()
+    import _pickle
+
+    function, args, kwargs = _pickle.loads(body)
+    return function, args, kwargs
+
+
+def _fast_pickle() -> None:
+    """Import ``_pickle`` without ``functools``, of which it only wants ``partial``, for a method nobody calls here."""
+    if "_pickle" in sys.modules or "functools" in sys.modules:
+        return
+    stub = type(sys)("functools")
+    stub.partial = None  # type: ignore[attr-defined]
+    sys.modules["functools"] = stub
+    try:
+        import _pickle  # noqa: F401
+    finally:
+        del sys.modules["functools"]
+
+
+def _call(function, args, kwargs):  # type: ignore[no-untyped-def]
+    global current
+    current = function
+    value = function(*args, **kwargs)
+    if type(value).__name__ == "coroutine":
+        import asyncio
+
+        return asyncio.run(value)
+    return value
+
+
+def _dumps(value: object) -> bytes:
+    from . import rebuild
+
+    return rebuild.dumps(value)
+
+
+def _exit_code(error: SystemExit) -> int:
+    """The code with which Python itself would end on *error*."""
+    code = error.code
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF
+    os.write(2, ("%s\n" % code).encode("utf-8", "replace"))
+    return 1
+
+
+def _leave() -> None:
+    """What a Python process owes before it ends: exit functions, then what is still buffered."""
+    if "atexit" in sys.modules:
+        sys.modules["atexit"]._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass
+
+
+def _reply(status: bytes, payload: bytes, first=None) -> int:  # type: ignore[no-untyped-def]
+    if first is not None:
+        try:
+            first()
+        except BaseException:
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    view = memoryview(status + len(payload).to_bytes(8, "big"))
+    for part in (view, memoryview(payload)):
+        while part:
+            part = part[os.write(REPLY_FD, part) :]
+    return 0

@@ -1,0 +1,109 @@
+"""Packs an exception with everything around it, so that the caller can raise it again.
+
+Contract: far side, standard library only, Python 3.8+.  ``pack(error, dumps)`` gives the pickle of a list of records;
+record 0 is the exception itself, others are referred to by their place in the list.  Each exception is pickled on its
+own, so that one which cannot be does not take its neighbours with it.
+"""
+
+import os
+
+MOST_RECORDS = 100
+MOST_FRAMES = 200
+LONGEST_LINE = 500
+
+
+def text_of(error: BaseException) -> str:
+    """str(error), whatever a class does in ``__str__``."""
+    try:
+        return str(error)
+    except BaseException as second:
+        return "<%s.__str__ raised %s>" % (type(error).__name__, type(second).__name__)
+
+
+def pack(error: BaseException, dumps) -> bytes:  # type: ignore[no-untyped-def]
+    """Records of *error*, its causes, contexts and group members."""
+    found = [error]
+    places = {id(error): 0}
+    records = []
+
+    def place(other: object) -> "int | None":
+        if not isinstance(other, BaseException) or len(found) >= MOST_RECORDS:
+            return places.get(id(other))
+        if id(other) not in places:
+            places[id(other)] = len(found)
+            found.append(other)
+        return places[id(other)]
+
+    for each in found:
+        kind = type(each)
+        records.append(
+            {
+                "module": str(kind.__module__),
+                "name": str(kind.__qualname__),
+                "text": text_of(each),
+                "notes": [note for note in _notes(each) if isinstance(note, str)],
+                "frames": _frames(each.__traceback__),
+                "cause": place(each.__cause__),
+                "context": place(each.__context__),
+                "suppress": bool(each.__suppress_context__),
+                "members": [place(member) for member in _members(each)],
+                "pickle": _pickled(each, dumps),
+            }
+        )
+    return dumps(records)  # type: ignore[no-any-return]
+
+
+def _notes(error: BaseException) -> "list[object]":
+    notes = getattr(error, "__notes__", ())
+    return list(notes) if isinstance(notes, (list, tuple)) else []
+
+
+def _members(error: BaseException) -> "tuple[object, ...]":
+    members = getattr(error, "exceptions", ()) if "ExceptionGroup" in [base.__name__ for base in type(error).__mro__] else ()
+    return members if isinstance(members, tuple) else ()
+
+
+def _pickled(error: BaseException, dumps) -> "bytes | str":  # type: ignore[no-untyped-def]
+    """The pickle, or in words why there is none."""
+    try:
+        return dumps(error)  # type: ignore[no-any-return]
+    except BaseException as reason:
+        return "%s: %s" % (type(reason).__name__, text_of(reason))
+
+
+def _frames(traceback) -> "list[tuple[str, int, str, str]]":  # type: ignore[no-untyped-def]
+    """(file, line number, function, source line) of each frame that is not the worker's own."""
+    frames = []
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if not str(frame.f_globals.get("__name__", "")).startswith("deliveryboy_ng.worker."):
+            code = frame.f_code
+            frames.append((code.co_filename, traceback.tb_lineno, code.co_name, frame.f_globals))
+        traceback = traceback.tb_next
+    if len(frames) > MOST_FRAMES:
+        half = MOST_FRAMES // 2
+        frames = frames[:half] + frames[-half:]
+    lines: "dict[tuple[str, int], str]" = {}
+    for file, number, _, namespace in frames:
+        if (file, number) not in lines:
+            lines[file, number] = _line(file, number, namespace)
+    return [(file, number, name, lines[file, number]) for file, number, name, _ in frames]
+
+
+def _line(file: str, number: "int | None", namespace: "dict[str, object]") -> str:
+    """The source line as this side knows it, or nothing."""
+    if number is None:
+        return ""
+    loader = namespace.get("__loader__")
+    try:
+        if type(loader).__module__ == "deliveryboy_ng.worker.shipped":
+            text = (loader.get_source("") or "").encode("utf-8", "replace")  # type: ignore[union-attr]
+        elif os.path.isabs(file):
+            with open(file, "rb") as source:
+                text = source.read(1 << 24)
+        else:
+            return ""
+    except (OSError, AttributeError):
+        return ""
+    lines = text.split(b"\n", number)
+    return lines[number - 1].decode("utf-8", "replace").strip()[:LONGEST_LINE] if number <= len(lines) else ""

@@ -1,0 +1,214 @@
+"""Makes functions and classes out of what travelled by value, and packs what goes back.
+
+Contract: far side, standard library only, Python 3.8+.  The near side's pickler (packing.py) names the functions here in
+place of cloudpickle's own, so that nothing has to be installed, or imported at a price, on this side.
+"""
+
+import io
+import marshal
+import sys
+
+FunctionType = type(lambda: None)
+CellType = type((lambda x: lambda: x)(0).__closure__[0])  # type: ignore[index]
+
+# Functions and classes that travelled by value, by identity: they go back as the number the caller knows them by.
+_numbers: "dict[int, tuple[object, str]]" = {}
+
+
+def remember(made, number):  # type: ignore[no-untyped-def]
+    """Note under which number the caller will know *made* again."""
+    if number is not None:
+        _numbers[id(made)] = (made, number)
+    return made
+
+
+def yours(number):  # type: ignore[no-untyped-def]
+    """Stands in a reply for the caller's own function or class; only the near side can answer it."""
+    raise LookupError("%s belongs to the caller" % (number,))
+
+
+def dumps(value: object) -> bytes:
+    """Pickle *value* for the caller; what was made here and exists only here is refused by name."""
+    import _pickle
+
+    class Pickler(_pickle.Pickler):
+        def reducer_override(self, thing):  # type: ignore[no-untyped-def]
+            if not isinstance(thing, (type, FunctionType)):
+                return NotImplemented
+            known = _numbers.get(id(thing))
+            if known is not None:
+                return yours, (known[1],)
+            if thing.__module__ == "__main__" or "<locals>" in thing.__qualname__:
+                kind = "class" if isinstance(thing, type) else "function"
+                raise _pickle.PicklingError(
+                    "%s %s.%s was made on the far side and exists only there"
+                    % (kind, thing.__module__, thing.__qualname__)
+                )
+            return NotImplemented
+
+    file = io.BytesIO()
+    Pickler(file, 5).dump(value)
+    return file.getvalue()
+
+
+# --- functions ----------------------------------------------------------------------------------------------------
+
+
+def make_code(data):  # type: ignore[no-untyped-def]
+    return marshal.loads(data)
+
+
+def make_function(code, base_globals, name, defaults, closure):  # type: ignore[no-untyped-def]
+    if base_globals.get("__name__") == "__main__":
+        # What lived in the caller's __main__ lives in this one, so that pickle finds it here by name too.
+        main = vars(sys.modules["__main__"])
+        for key, value in base_globals.items():
+            main.setdefault(key, value)
+        base_globals = main
+    base_globals["__builtins__"] = __builtins__
+    return FunctionType(code, base_globals, name, defaults, closure)
+
+
+def function_setstate(function, state):  # type: ignore[no-untyped-def]
+    attributes, slots = state
+    slots = dict(slots)
+    remember(function, slots.pop("_deliveryboy_number", None))
+    function.__dict__.update(attributes)
+    function.__globals__.update(slots.pop("__globals__"))
+    # Loading the state has already imported the submodules that the function's code names.
+    slots.pop("_cloudpickle_submodules", None)
+    for cell, filled in zip(function.__closure__ or (), slots.pop("__closure__") or ()):
+        try:
+            cell.cell_contents = filled.cell_contents
+        except ValueError:
+            pass  # the cell is empty on the caller's side too
+    for name, value in slots.items():
+        setattr(function, name, value)
+    if function.__module__ == "__main__" and function.__qualname__.isidentifier():
+        function.__globals__.setdefault(function.__name__, function)
+
+
+_EMPTY = object()
+
+
+def make_empty_cell():  # type: ignore[no-untyped-def]
+    cell = (lambda x: lambda: x)(0).__closure__[0]  # type: ignore[index]
+    del cell.cell_contents
+    return cell
+
+
+def make_cell(value=_EMPTY):  # type: ignore[no-untyped-def]
+    cell = make_empty_cell()
+    if value is not _EMPTY:
+        cell.cell_contents = value
+    return cell
+
+
+# --- classes ------------------------------------------------------------------------------------------------------
+
+
+def make_class(metaclass, name, bases, keywords, number, extra):  # type: ignore[no-untyped-def]
+    import types
+
+    made = types.new_class(name, bases, {"metaclass": metaclass}, lambda namespace: namespace.update(keywords))
+    return remember(made, number)
+
+
+def make_enum(bases, name, qualname, members, module, number, extra):  # type: ignore[no-untyped-def]
+    metaclass = type(bases[-1])
+    namespace = metaclass.__prepare__(name, bases)
+    for member, value in members.items():
+        namespace[member] = value
+    made = metaclass.__new__(metaclass, name, bases, namespace)
+    made.__module__ = module
+    made.__qualname__ = qualname
+    return remember(made, number)
+
+
+def class_setstate(made, state):  # type: ignore[no-untyped-def]
+    attributes, _ = state
+    registered = attributes.pop("_abc_impl", ())
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    if "__firstlineno__" in attributes:
+        # 3.13 drops it again as soon as another attribute is set.
+        made.__firstlineno__ = attributes["__firstlineno__"]
+    for subclass in registered:
+        made.register(subclass)
+    if made.__module__ == "__main__" and made.__qualname__.isidentifier():
+        vars(sys.modules["__main__"]).setdefault(made.__name__, made)
+    return made
+
+
+def make_typevar(name, bound, constraints, covariant, contravariant, number):  # type: ignore[no-untyped-def]
+    import typing
+
+    return typing.TypeVar(name, *constraints, bound=bound, covariant=covariant, contravariant=contravariant)  # type: ignore[misc]
+
+
+def dataclass_sentinel(name):  # type: ignore[no-untyped-def]
+    import dataclasses
+
+    return {
+        kind.name: kind  # type: ignore[attr-defined]
+        for kind in (dataclasses._FIELD, dataclasses._FIELD_CLASSVAR, dataclasses._FIELD_INITVAR)  # type: ignore[attr-defined]
+    }[name]
+
+
+# --- the rest -----------------------------------------------------------------------------------------------------
+
+
+def import_module(name):  # type: ignore[no-untyped-def]
+    __import__(name)
+    return sys.modules[name]
+
+
+def make_module(name, namespace):  # type: ignore[no-untyped-def]
+    module = type(sys)(name)
+    module.__dict__.update(namespace)
+    module.__dict__["__builtins__"] = __builtins__
+    return module
+
+
+def builtin_type(name):  # type: ignore[no-untyped-def]
+    import types
+
+    return getattr(types, name)
+
+
+def text_file(content):  # type: ignore[no-untyped-def]
+    return content
+
+
+def dict_keys(keys, ordered=False):  # type: ignore[no-untyped-def]
+    return _dict(ordered, [(key, None) for key in keys]).keys()
+
+
+def dict_values(values, ordered=False):  # type: ignore[no-untyped-def]
+    return _dict(ordered, list(enumerate(values))).values()
+
+
+def dict_items(items, ordered=False):  # type: ignore[no-untyped-def]
+    return _dict(ordered, items).items()
+
+
+def _dict(ordered, items):  # type: ignore[no-untyped-def]
+    if not ordered:
+        return dict(items)
+    from collections import OrderedDict
+
+    return OrderedDict(items)
+
+
+def find(module, path, unwrap):  # type: ignore[no-untyped-def]
+    """The plain function behind ``module.path``: looked up without binding, then taken out of *unwrap* wrappers."""
+    found = import_module(module)
+    for name in path.split("."):
+        found = vars(found)[name]
+    return unwrapped(found, unwrap)
+
+
+def unwrapped(found, steps):  # type: ignore[no-untyped-def]
+    for _ in range(steps):
+        found = found.__wrapped__ if hasattr(found, "__wrapped__") else found.__func__
+    return found

@@ -1,0 +1,96 @@
+"""Imports the modules that travelled in the box, from memory.
+
+Contract: far side, standard library only, Python 3.8+.  ``install({name: (package, file, code, source, data)})`` puts a
+finder before all others: *code* is marshalled code or None, *source* text or None, *data* a dict of a package's data
+files by their path within it; a package without code and source is a namespace package.  Files keep the names they have
+at the caller's, where tracebacks find their lines; nothing is written to disk here.
+"""
+
+import _frozen_importlib
+import marshal
+import sys
+
+_ModuleSpec = _frozen_importlib.ModuleSpec  # type: ignore[attr-defined]
+
+
+def install(modules: "dict[str, tuple[object, ...]]") -> None:
+    """Make *modules*, and the stand-in for this library itself, importable."""
+    if modules:
+        sys.meta_path.insert(0, Finder(modules))  # type: ignore[arg-type]
+    from . import standin
+
+    sys.meta_path.append(standin.Finder())  # type: ignore[arg-type]
+
+
+class Finder:
+    """A meta path finder over the box's modules."""
+
+    def __init__(self, modules: "dict[str, tuple[object, ...]]") -> None:
+        self._modules = modules
+
+    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+        entry = self._modules.get(name)
+        if entry is None:
+            return None
+        package, file, code, source, data = entry
+        if package and code is None and source is None:
+            spec = _ModuleSpec(name, None, is_package=True)
+            # Parts of a namespace package that are installed over here stay importable.
+            spec.submodule_search_locations = _places(name)
+            return spec
+        spec = _ModuleSpec(name, Loader(*entry), origin=file, is_package=package)
+        spec.has_location = True
+        if package:
+            spec.submodule_search_locations = [file.rpartition("/")[0]]  # type: ignore[union-attr, attr-defined]
+        return spec
+
+    def invalidate_caches(self) -> None:
+        """Nothing is cached."""
+
+
+def _places(name: str) -> "list[str]":
+    """Where else on this side a namespace package of that name has parts."""
+    parent, _, last = name.rpartition(".")
+    around = sys.modules[parent].__path__ if parent else sys.path
+    return [entry.rstrip("/") + "/" + last for entry in around if entry]
+
+
+class Loader:
+    """Executes one module and hands out its source and data."""
+
+    def __init__(self, package, file, code, source, data):  # type: ignore[no-untyped-def]
+        self._package, self._file, self._code, self._source, self._data = package, file, code, source, data
+
+    def create_module(self, spec):  # type: ignore[no-untyped-def]
+        return None
+
+    def exec_module(self, module):  # type: ignore[no-untyped-def]
+        exec(self.get_code(module.__name__), module.__dict__)
+
+    def get_code(self, name):  # type: ignore[no-untyped-def]
+        if self._code is not None:
+            return marshal.loads(self._code)
+        return compile(self._source, self._file, "exec", dont_inherit=True)
+
+    def get_source(self, name):  # type: ignore[no-untyped-def]
+        return self._source
+
+    def get_filename(self, name):  # type: ignore[no-untyped-def]
+        return self._file
+
+    def is_package(self, name):  # type: ignore[no-untyped-def]
+        return self._package
+
+    def get_data(self, path):  # type: ignore[no-untyped-def]
+        folder = self._file.rpartition("/")[0] + "/"
+        found = self._data.get(path[len(folder) :].replace("\\", "/")) if path.startswith(folder) else None
+        if found is None:
+            raise FileNotFoundError(2, "not among the files that travelled", path)
+        return found
+
+    def get_resource_reader(self, name):  # type: ignore[no-untyped-def]
+        if not self._package:
+            return None
+        from . import resources
+
+        return resources.Reader(self._data)

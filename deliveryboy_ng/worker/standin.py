@@ -1,0 +1,108 @@
+"""Stands in on the far side for what the caller's modules and functions know as ``deliveryboy_ng``.
+
+Contract: far side, standard library only, Python 3.8+.  A module that travels may import the library and decorate its
+functions, though the library is not installed here.  Delivered functions arrive as :class:`Runner`; met while it is
+itself being run (recursion), such a function runs in place.  Any other delivered function is really delivered, from here
+on, if the library is installed here; otherwise calling it raises RuntimeError: running it in place, with other rights
+than it asks for, would be a wrong answer.
+"""
+
+import _frozen_importlib
+
+LIBRARY = "deliveryboy_ng"
+_ERROR_WORDS = ("Error", "Exceeded", "Died", "Exited", "Timeout", "Interrupted", "Lost", "Cancelled", "Unavailable", "Found")
+
+
+class Runner:
+    """A delivered function as the far side knows it."""
+
+    def __init__(self, func: object = None, options: bytes = b"") -> None:
+        self.__setstate__((func, options))
+
+    def __setstate__(self, state: "tuple[object, bytes]") -> None:
+        func, self._options = state
+        self.__wrapped__ = func
+        self.__name__ = getattr(func, "__name__", type(func).__name__)
+        self.__doc__ = getattr(func, "__doc__", None)
+
+    def __get__(self, instance, owner=None):  # type: ignore[no-untyped-def]
+        if isinstance(self.__wrapped__, (classmethod, staticmethod)):
+            return self.__wrapped__.__get__(instance, owner)
+        return self if instance is None else _Method(self, instance)
+
+    def local(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        """Call the function in this process."""
+        return self.__wrapped__(*args, **kwargs)
+
+    def __call__(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        from . import call
+
+        if call.current is self.__wrapped__:
+            return self.__wrapped__(*args, **kwargs)
+        return self._real()(*args, **kwargs)
+
+    def _real(self):  # type: ignore[no-untyped-def]
+        try:
+            from deliveryboy_ng.core import Runner as RealRunner
+        except ImportError:
+            RealRunner = None
+        if RealRunner is None or not self._options:
+            raise RuntimeError(
+                "the delivered function %s was called on the far side, where deliveryboy_ng is not installed; "
+                "install it there, or call %s.local(...) to run it in place" % (self.__name__, self.__name__)
+            )
+        import _pickle
+
+        return RealRunner(self.__wrapped__, _pickle.loads(self._options))
+
+
+_Method = type(Runner().local)
+
+
+class Anything:
+    """Takes the place of a transport, a limit, or whatever else an option of a decorator may be."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> "Anything":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Anything()
+
+    def __call__(self, *args: object, **kwargs: object) -> "Anything":
+        return Anything()
+
+
+def deliver(*args, **options):  # type: ignore[no-untyped-def]
+    """The decorator, bare or with options; it delivers nothing."""
+    if len(args) == 1 and (callable(args[0]) or isinstance(args[0], (classmethod, staticmethod))) and not options:
+        return Runner(args[0])
+    return Runner
+
+
+class Finder:
+    """The last finder asked: only where the library itself cannot be imported."""
+
+    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+        if name != LIBRARY and not name.startswith(LIBRARY + "."):
+            return None
+        return _frozen_importlib.ModuleSpec(name, self, is_package=True)  # type: ignore[attr-defined]
+
+    def create_module(self, spec):  # type: ignore[no-untyped-def]
+        return None
+
+    def exec_module(self, module):  # type: ignore[no-untyped-def]
+        def stand_in(name):  # type: ignore[no-untyped-def]
+            if name.startswith("__"):
+                raise AttributeError(name)
+            made = type(name, (Exception if name.endswith(_ERROR_WORDS) else Anything,), {"__module__": module.__name__})
+            setattr(module, name, made)
+            return made
+
+        module.__getattr__ = stand_in
+        module.deliver = module.DeliveryBoyDecorator = deliver
+        module.DeliveryBoy = Runner
+
+    def invalidate_caches(self) -> None:
+        """Nothing is cached."""

@@ -1,0 +1,369 @@
+"""The supervisor: opens the wire on the far side, forks one process a call, and alone tells what became of it.
+
+Contract: far side, standard library only, Python 3.8+.  ``main(nonce, pending)`` is entered once by the assembler.
+Stdin carries frames to this side, stdout frames to the near side; stderr is left alone.  It never runs, unpickles or
+imports anything of the caller's: that is done in the call process (call.py), whose output, reply and end it relays.
+When stdin ends, or the wire breaks, everything it started is killed and it leaves.
+
+Frames of a call, to here:     SETUP (marshalled dict), MODULES (marshalled dict), BODY (pickle), INPUT (stdin), START
+                               SIGNAL b"interrupt" or b"kill"
+Frames of a call, from here:   STARTED pid host, STDOUT, STDERR, REPLY, VERDICT key=value ..., REFUSED text
+"""
+
+import _signal
+import marshal
+import os
+import select
+import sys
+import time
+
+from . import call as call_process
+from . import frames, system
+
+READ = 1 << 16
+# Above this many bytes waiting for a slow near side, the calls' pipes are left to fill: back-pressure instead of memory.
+BACKLOG = 1 << 20
+_STREAMS = {"stdout": frames.STDOUT, "stderr": frames.STDERR, "reply": frames.REPLY}
+
+
+class Call:
+    """One call under way: its parts until it starts, then its process, pipes and timers."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.parts: "dict[int, list[bytes]]" = {}
+        self.setup: "dict[str, object]" = {}
+        self.pid = 0
+        self.pipes: "dict[int, str]" = {}
+        self.relayed = {"stdout": 0, "stderr": 0, "reply": 0}
+        self.started = 0.0
+        self.deadline: "float | None" = None
+        self.ending = ""
+        self.status: "int | None" = None
+        self.usage: "tuple[float, float, int] | None" = None
+
+    def part(self, kind: int) -> bytes:
+        return b"".join(self.parts.pop(kind, []))
+
+
+class Supervisor:
+    """Owns the wire, the clock and every process below it."""
+
+    def __init__(self, nonce: bytes) -> None:
+        self.decoder = frames.Decoder(nonce, frames.TO_FAR)
+        self.encoder = frames.Encoder(nonce, frames.TO_NEAR)
+        self.outgoing = bytearray()
+        self.calls: "dict[int, Call]" = {}
+        self.detached = False
+        self.listening = True
+        self.stop = False
+        self.poll = select.poll()
+        self.wake = self._watch_signals()
+        os.set_blocking(1, False)
+        self.poll.register(self.wake, select.POLLIN)
+        self.poll.register(0, select.POLLIN)
+
+    @staticmethod
+    def _watch_signals() -> int:
+        wake, poke = os.pipe()
+        os.set_blocking(wake, False)
+        os.set_blocking(poke, False)
+        _signal.set_wakeup_fd(poke, warn_on_full_buffer=False)
+        for number in (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP):
+            _signal.signal(number, lambda signum, frame: None)
+        # Ctrl-C reaches the call as a frame; a terminal's own SIGINT must not take the supervisor away from it.
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP))
+        return wake
+
+    def serve(self, pending: bytes) -> None:
+        """Run until the near side hangs up, or says that the call just done was the last."""
+        self._take(pending)
+        while not self.stop:
+            if not (self.listening or self.calls):
+                break
+            for fd, event in self.poll.poll(self._patience()):
+                self._handle(fd, event)
+            self._check_clock()
+            self._flush()
+        self._end()
+
+    # --- the wire -------------------------------------------------------------------------------------------------
+
+    def send(self, kind: int, number: int, payload: bytes = b"") -> None:
+        if not self.detached:
+            self.outgoing += self.encoder.encode(kind, number, payload)
+
+    def _flush(self) -> None:
+        """Write what the wire takes now; wait for more room in poll(2)."""
+        try:
+            while self.outgoing:
+                written = os.write(1, memoryview(self.outgoing)[:READ])
+                del self.outgoing[:written]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._hang_up()
+            return
+        if self.outgoing:
+            self.poll.register(1, select.POLLOUT)
+        elif not self.detached:
+            # An error alone is reported without asking for it: so a broken wire is noticed while nothing is written.
+            self.poll.register(1, 0)
+
+    def _handle(self, fd: int, event: int) -> None:
+        if fd == self.wake:
+            self._signals()
+        elif fd == 0:
+            self._listen()
+        elif fd == 1:
+            if event & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
+                self._hang_up()
+        else:
+            self._relay(fd)
+
+    def _listen(self) -> None:
+        try:
+            data = os.read(0, READ)
+        except OSError:
+            data = b""
+        if data:
+            self._take(data)
+        else:
+            self.listening = False
+            self.poll.unregister(0)
+            if not self.detached:
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Nobody listens any more: end everything."""
+        if not self.detached:
+            self.outgoing.clear()
+            self.stop = True
+
+    def _take(self, data: bytes) -> None:
+        for kind, number, more, payload in self.decoder.feed(data):
+            if kind in (frames.NOISE, frames.HELLO):
+                continue
+            if kind == frames.SIGNAL:
+                self._signal_call(number, payload)
+                continue
+            call = self.calls.setdefault(number, Call(number))
+            call.parts.setdefault(kind, []).append(payload)
+            if kind == frames.SETUP and not more:
+                self._set_up(call)
+            elif kind == frames.START:
+                self._start(call)
+
+    def _set_up(self, call: Call) -> None:
+        call.setup = marshal.loads(call.part(frames.SETUP))
+        self.encoder.width = int(call.setup["width"])  # type: ignore[call-overload]
+        if call.setup["detached"]:
+            self.detached = True
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, 1)
+            os.close(null)
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    def _start(self, call: Call) -> None:
+        try:
+            pipes = call_process.Pipes(call.part(frames.INPUT), bool(call.setup["detached"]))
+            body, modules = call.part(frames.BODY), call.part(frames.MODULES)
+            parent = os.getpid()
+            pid = os.fork()
+        except OSError as error:
+            self.send(frames.REFUSED, call.number, ("the far side cannot start a process: %s" % error).encode())
+            del self.calls[call.number]
+            self.stop = self.stop or bool(call.setup["last"])
+            return
+        if pid == 0:
+            # Never returns.
+            call_process.main(call.setup, modules, body, pipes, parent)
+        call.pid = pid
+        call.started = time.monotonic()
+        timeout = call.setup["timeout"]
+        if timeout is not None:
+            call.deadline = call.started + float(timeout)  # type: ignore[arg-type]
+        call.pipes = pipes.near_ends()
+        for fd in call.pipes:
+            os.set_blocking(fd, False)
+            self.poll.register(fd, select.POLLIN)
+        self.send(frames.STARTED, call.number, ("%d %s" % (pid, os.uname().nodename)).encode())
+
+    def _relay(self, fd: int) -> None:
+        for call in self.calls.values():
+            if fd in call.pipes:
+                try:
+                    data = os.read(fd, READ)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    data = b""
+                if data:
+                    self._pass_on(call, call.pipes[fd], data)
+                else:
+                    self._close(call, fd)
+                return
+
+    def _pass_on(self, call: Call, stream: str, data: bytes) -> None:
+        call.relayed[stream] += len(data)
+        self.send(_STREAMS[stream], call.number, data)
+        if len(self.outgoing) > BACKLOG:
+            self._flush()
+        if len(self.outgoing) > BACKLOG:
+            self._pause(True)
+
+    def _pause(self, paused: bool) -> None:
+        for call in self.calls.values():
+            for fd in call.pipes:
+                # poll(2) reports a hang-up even when nothing is asked for, so a paused pipe is taken out altogether.
+                try:
+                    self.poll.unregister(fd)
+                except KeyError:
+                    pass
+                if not paused:
+                    self.poll.register(fd, select.POLLIN)
+        self.paused = paused
+
+    paused = False
+
+    def _close(self, call: Call, fd: int) -> None:
+        del call.pipes[fd]
+        try:
+            self.poll.unregister(fd)
+        except KeyError:
+            pass
+        os.close(fd)
+
+    def _signal_call(self, number: int, what: bytes) -> None:
+        call = self.calls.get(number)
+        if call is None or not call.pid:
+            self.stop = self.stop or what == b"kill"
+        elif call.status is None:
+            if what == b"interrupt":
+                system.kill_quietly(-call.pid, _signal.SIGINT) or system.kill_quietly(call.pid, _signal.SIGINT)
+            elif what == b"kill":
+                call.ending = call.ending or "cancelled"
+                self._kill(call)
+
+    def _kill(self, call: Call) -> None:
+        system.kill_quietly(call.pid, system.SIGKILL)
+
+    def _signals(self) -> None:
+        try:
+            numbers = os.read(self.wake, 512)
+        except OSError:
+            return
+        if _signal.SIGTERM in numbers or _signal.SIGHUP in numbers:
+            self.stop = True
+            return
+        system.reap(self._reaped)
+        for call in list(self.calls.values()):
+            if call.status is not None:
+                self._finish(call)
+
+    def _reaped(self, pid: int, status: int, usage) -> None:  # type: ignore[no-untyped-def]
+        for call in self.calls.values():
+            if call.pid == pid:
+                call.status = status
+                call.usage = (usage.ru_utime, usage.ru_stime, usage.ru_maxrss)
+
+    def _finish(self, call: Call) -> None:
+        """The call process has ended: kill what it left, relay what it had written, and give the verdict.
+
+        Its pipes are read until they are empty, never until they end: a process that escaped may hold them for ever.
+        """
+        others = frozenset(other.pid for other in self.calls.values() if other.pid and other.status is None)
+        clean = system.kill_descendants(others, self._reaped)
+        for fd, stream in list(call.pipes.items()):
+            left = 1 << 20
+            while left > 0:
+                try:
+                    data = os.read(fd, READ)
+                except OSError:
+                    break
+                if not data:
+                    break
+                left -= len(data)
+                call.relayed[stream] += len(data)
+                self.send(_STREAMS[stream], call.number, data)
+            self._close(call, fd)
+        del self.calls[call.number]
+        utime, stime, maxrss = call.usage or (0.0, 0.0, 0)
+        words = {
+            "status": call.status,
+            "ending": call.ending or "none",
+            "user": "%.6f" % utime,
+            "system": "%.6f" % stime,
+            "wall": "%.6f" % (time.monotonic() - call.started),
+            "maxrss": maxrss * 1024 if sys.platform != "darwin" else maxrss,
+            "clean": int(clean),
+        }
+        self.send(frames.VERDICT, call.number, " ".join("%s=%s" % item for item in words.items()).encode())
+        if call.setup["last"]:
+            self.stop = True
+
+    # --- the clock ------------------------------------------------------------------------------------------------
+
+    def _patience(self) -> "float | None":
+        if self.paused and len(self.outgoing) < BACKLOG:
+            self._pause(False)
+        deadlines = [call.deadline for call in self.calls.values() if call.deadline is not None]
+        return max(0.0, min(deadlines) - time.monotonic()) * 1000 + 1 if deadlines else None
+
+    def _check_clock(self) -> None:
+        now = time.monotonic()
+        for call in self.calls.values():
+            if call.deadline is None or now < call.deadline or call.status is not None:
+                continue
+            if call.ending == "timeout":
+                call.deadline = None
+                self._kill(call)
+            else:
+                call.ending = call.ending or "timeout"
+                call.deadline = now + float(call.setup["grace"])  # type: ignore[arg-type]
+                system.kill_quietly(call.pid, _signal.SIGTERM)
+
+    def _end(self) -> None:
+        """Leave nothing behind, then deliver what is still to be said, as long as somebody listens."""
+        if self.calls:
+            system.kill_descendants()
+        os.set_blocking(1, True)
+        try:
+            while self.outgoing:
+                del self.outgoing[: os.write(1, self.outgoing)]
+        except OSError:
+            pass
+
+
+def main(nonce: bytes, pending: bytes) -> None:
+    """Serve the session and leave; never returns."""
+    code = 1
+    try:
+        system.become_supervisor()
+        _quiet_terminal()
+        Supervisor(nonce).serve(pending)
+        code = 0
+    except frames.FrameError as error:
+        os.write(2, ("deliveryboy: %s\n" % error).encode())
+        system.kill_descendants()
+    finally:
+        if code and sys.exc_info()[0] is not None:
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            system.kill_descendants()
+        os._exit(code)
+
+
+def _quiet_terminal() -> None:
+    """On a terminal, stop the echo and the editing of lines, which cost time and cut long lines."""
+    if os.isatty(0):
+        try:
+            import termios
+
+            mode = termios.tcgetattr(0)
+            mode[0] &= ~(termios.ICRNL | termios.IXON | termios.ISTRIP)
+            mode[3] &= ~(termios.ECHO | termios.ICANON | termios.ISIG | termios.IEXTEN)
+            termios.tcsetattr(0, termios.TCSANOW, mode)
+        except (ImportError, OSError, termios.error):
+            pass
