@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import encodings
 import os
 import platform
 import sys
@@ -315,12 +316,15 @@ def _locale_variables() -> dict[str, str | None]:
 
 
 def _locale() -> str:
+    """The locale, if this program has set one; LC_CTYPE is set by every Python itself, from the variables."""
     import locale
 
-    return locale.setlocale(locale.LC_ALL)
+    current = locale.setlocale(locale.LC_ALL)
+    others = {part.partition("=")[2] for part in current.split(";") if "=" in part and not part.startswith("LC_CTYPE=")}
+    return "" if others == {"C"} or current == "C" else current
 
 
 def _files_stamp() -> tuple[object, ...]:
-    path = os.__file__
+    path = str(encodings.__file__)
     found = os.stat(path)
     return (sys.hexversion, path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

@@ -25,7 +25,7 @@ class _Unpickler(pickle.Unpickler):
         self._own = own
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == rebuild.__name__ and name == "yours":
+        if (module, name) == (rebuild.REPLY_MODULE, "yours"):
             return self._own.__getitem__
         return super().find_class(module, name)
 

@@ -21,8 +21,8 @@ __all__ = ["Bubblewrap", "Command", "Local", "Ssh", "Sudo", "Transport", "Unshar
 class Transport:
     """Base of all transports.
 
-    The flags tell what the session has to know of a hop: whether it leads to another file system or host, whether its
-    pipes carry every byte unchanged, what cannot come after it.
+    The flags tell what the session has to know of a hop: whether it leads to another file system or host, what its
+    pipes can be trusted with, what cannot come after it.
     """
 
     def wrap(self, argv: Sequence[str]) -> list[str]:
@@ -37,8 +37,8 @@ class Transport:
     elsewhere = False
     """Whether the far side is another host, where the caller's paths mean nothing."""
 
-    clean = True
-    """Whether nobody between the two sides changes, adds or cuts bytes."""
+    lane = "binary"
+    """What the hop's pipes can be trusted with: ``binary``, ``wide`` or ``narrow`` frames (see worker/frames.py)."""
 
     def forbids(self, inner: Transport) -> str:
         """Why *inner* cannot work behind this hop, or an empty string."""
@@ -146,8 +146,9 @@ class Ssh(Transport):
         return f"ssh {self.host}"
 
     @property
-    def clean(self) -> bool:  # type: ignore[override]
-        return not any(option.startswith("-t") or option == "-o" or "RequestTTY" in option for option in self.options)
+    def lane(self) -> str:  # type: ignore[override]
+        # The login shell over there may say something at any time, and an option may ask for a terminal.
+        return "narrow" if any(option.startswith("-t") or "RequestTTY" in option for option in self.options) else "wide"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +266,7 @@ class Command(Transport):
     elsewhere: bool = False
     shell: bool = False
 
-    clean = False
+    lane = "narrow"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "argv", _words("Command", self.argv))
@@ -330,6 +331,12 @@ def wrap(chain: Iterable[Transport], argv: Sequence[str]) -> list[str]:
 def is_elsewhere(chain: Iterable[Transport]) -> bool:
     """Whether the far end is another host or file system."""
     return any(hop.elsewhere for hop in chain)
+
+
+def lane_of(chain: Iterable[Transport]) -> str:
+    """The most careful lane that any hop asks for."""
+    lanes = {hop.lane for hop in chain}
+    return next(lane for lane in ("narrow", "wide", "binary") if lane in lanes)
 
 
 def default_executables(chain: Iterable[Transport]) -> tuple[str, ...]:

@@ -15,8 +15,7 @@ from .worker import frames
 __all__ = ["command_line", "worker_lines"]
 
 _PACKAGE = f"{__package__}.worker"
-# In the order in which they can be executed.
-MODULES = ("frames", "system", "limits", "standin", "resources", "shipped", "failure", "rebuild", "call", "supervisor")
+MODULES = ("boot", "frames", "system", "limits", "standin", "resources", "shipped", "failure", "rebuild", "call", "supervisor")
 _LINE = 960
 
 
@@ -34,22 +33,28 @@ def command_line(executable: str, nonce: str) -> list[str]:
 
 
 @functools.cache
-def _worker(same_version: bool) -> tuple[bytes, ...]:
-    parts: list[tuple[str, Any]] = [(_PACKAGE, "")]
+def _worker(same_version: bool) -> bytes:
+    parts: dict[str, bytes | str] = {}
     for name in MODULES:
         spec = _spec(name)
         loader: Any = spec.loader
-        parts.append((spec.name, loader.get_code(spec.name) if same_version else loader.get_source(spec.name)))
-    text = binascii.b2a_base64(marshal.dumps(parts) if same_version else marshal.dumps(parts, 2), newline=False)
-    return tuple(text[start : start + _LINE] + b"\n" for start in range(0, len(text), _LINE))
+        # The one without a name is executed at once, the others are imported when they are first needed.
+        key = "" if name == "boot" else spec.name
+        parts[key] = marshal.dumps(loader.get_code(spec.name)) if same_version else loader.get_source(spec.name)
+    return marshal.dumps(parts, 2)
 
 
-def worker_lines(nonce: bytes, magic: bytes) -> Iterator[bytes]:
+@functools.cache
+def _as_text(same_version: bool) -> bytes:
+    text = binascii.b2a_base64(_worker(same_version), newline=False)
+    return b"".join(text[start : start + _LINE] + b"\n" for start in range(0, len(text), _LINE))
+
+
+def worker_lines(nonce: bytes, magic: bytes, lane: str) -> Iterator[bytes]:
     """The worker for an interpreter with this magic number: as code for our own version, as source for any other."""
-    start = frames.mark(nonce, frames.TO_FAR)
-    yield start + b"worker\n"
-    yield b"".join(_worker(magic == importlib.util.MAGIC_NUMBER))
-    yield start + b".\n"
+    same_version = magic == importlib.util.MAGIC_NUMBER
+    encoding, worker = ("raw", _worker(same_version)) if lane == "binary" else ("base64", _as_text(same_version))
+    yield b"".join((frames.mark(nonce, frames.TO_FAR), f"worker {encoding} {len(worker)} {lane}\n".encode(), worker))
 
 
 def _spec(name: str) -> ModuleSpec:

@@ -9,19 +9,38 @@ the reply: one status byte, the payload's size in 8 bytes, the payload.
     E text        the call cannot be prepared as asked; the function has not run
     V text        another Python version would be needed; the function has not run
 
-Without a reply the process's end says it all: sys.exit(3) and os._exit(3) both end it with code 3.
+Without a reply the process's end says it all: sys.exit(3) and posix._exit(3) both end it with code 3.
 """
 
 import _signal
 import marshal
-import os
+import posix
 import sys
 
-from . import limits, system
+from . import rebuild, shipped, system
 
 STATUS_SIZE = 9
 REPLY_FD = 3
 current = None  # the function this process runs; delivered functions that meet themselves run in place
+
+
+def import_early() -> None:
+    """What every call needs, done before the first fork.
+
+    ``_pickle`` goes without ``functools``, of which it only wants ``partial``, for a method that nobody calls here.
+    """
+    import faulthandler
+
+    faulthandler.enable()
+    if "_pickle" in sys.modules or "functools" in sys.modules:
+        return
+    stub = type(sys)("functools")
+    stub.partial = None  # type: ignore[attr-defined]
+    sys.modules["functools"] = stub
+    try:
+        import _pickle  # noqa: F401
+    finally:
+        del sys.modules["functools"]
 
 
 class Pipes:
@@ -31,43 +50,43 @@ class Pipes:
         self.stdin = _input_file(stdin)
         self.detached = detached
         if detached:
-            self.far = [os.open(os.devnull, os.O_WRONLY) for _ in range(3)]
+            self.far = [posix.open("/dev/null", posix.O_WRONLY) for _ in range(3)]
             self.near: "list[int]" = []
         else:
-            pairs = [os.pipe() for _ in range(3)]
+            pairs = [posix.pipe() for _ in range(3)]
             self.near = [read for read, _ in pairs]
             self.far = [write for _, write in pairs]
 
     def near_ends(self) -> "dict[int, str]":
         """Close what only the call process needs; what is left is to be relayed under these names."""
         for fd in [self.stdin, *self.far]:
-            os.close(fd)
+            posix.close(fd)
         return dict(zip(self.near, ("stdout", "stderr", "reply")))
 
     def take_far_ends(self) -> None:
         """Put the call process's descriptors where they belong and close all others."""
-        os.dup2(self.stdin, 0)
-        os.dup2(self.far[0], 1)
-        os.dup2(self.far[1], 2)
-        os.dup2(self.far[2], REPLY_FD, inheritable=False)
+        posix.dup2(self.stdin, 0)
+        posix.dup2(self.far[0], 1)
+        posix.dup2(self.far[1], 2)
+        posix.dup2(self.far[2], REPLY_FD, inheritable=False)
         # Before 3.10 closerange() closes one by one; the supervisor holds few.
-        os.closerange(REPLY_FD + 1, 1 << 16 if sys.version_info >= (3, 10) else 1 << 10)
+        posix.closerange(REPLY_FD + 1, 1 << 16 if sys.version_info >= (3, 10) else 1 << 10)
 
 
 def _input_file(data: bytes) -> int:
     if not data:
-        return os.open(os.devnull, os.O_RDONLY)
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("input")
+        return posix.open("/dev/null", posix.O_RDONLY)
+    if hasattr(posix, "memfd_create"):
+        fd = posix.memfd_create("input")
     else:
         import tempfile
 
         with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
+            fd = posix.dup(file.fileno())
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, os.SEEK_SET)
+        view = view[posix.write(fd, view) :]
+    posix.lseek(fd, 0, posix.SEEK_SET)
     return fd
 
 
@@ -83,7 +102,7 @@ def main(setup: "dict[str, object]", modules: bytes, body: bytes, pipes: Pipes, 
     except BaseException:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
     finally:
-        os._exit(code)
+        posix._exit(code)
 
 
 def _run(setup: "dict[str, object]", modules: bytes, body: bytes, pipes: Pipes, parent: int) -> int:
@@ -95,35 +114,34 @@ def _run(setup: "dict[str, object]", modules: bytes, body: bytes, pipes: Pipes, 
         _prepare(setup)
     except Refusal as error:
         return _reply(b"E", str(error).encode("utf-8", "replace"))
-    from . import failure
-
     try:
         function, args, kwargs = _unpack(marshal.loads(modules), body)
-        limits.apply(setup["rlimits"])  # type: ignore[arg-type]
-    except limits.CannotEnforce as error:
+        if setup["rlimits"]:
+            _limit(setup["rlimits"])
+    except Refusal as error:
         return _reply(b"E", str(error).encode("utf-8", "replace"))
     except BaseException as error:
-        return _reply(b"L", failure.pack(error, _dumps))
+        return _reply(b"L", _pack_failure(error))
     try:
         value = _call(function, args, kwargs)
     except SystemExit as error:
         _leave()
         return _exit_code(error)
     except BaseException as error:
-        reply = failure.pack(error, _dumps)
+        reply = _pack_failure(error)
         del error
         return _reply(b"X", reply, _leave)
     try:
         reply = _dumps(value)
     except BaseException as error:
-        return _reply(b"U", ("%s: %s" % (type(error).__name__, failure.text_of(error))).encode("utf-8", "replace"), _leave)
+        return _reply(b"U", ("%s: %s" % (type(error).__name__, _text_of(error))).encode("utf-8", "replace"), _leave)
     return _reply(b"R", reply, _leave)
 
 
 def _become_ordinary(parent: int) -> None:
     """Undo what only the supervisor needs: this process is the caller's, and as he would start it himself."""
     _signal.set_wakeup_fd(-1)
-    os.setsid()
+    posix.setsid()
     system.die_with(parent)
     # Without this an unprivileged call could not even list its own /proc/self/fd (proc(5)).
     system.prctl(system.PR_SET_DUMPABLE, 1)
@@ -147,27 +165,43 @@ def _magic() -> bytes:
 
 
 def _prepare(setup: "dict[str, object]") -> None:
-    os.umask(setup["umask"])  # type: ignore[arg-type]
-    for name, value in setup["env"].items():  # type: ignore[attr-defined]
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    posix.umask(setup["umask"])  # type: ignore[arg-type]
+    _set_environment(setup["env"])  # type: ignore[arg-type]
     if setup["locale"]:
         import _locale
 
         try:
-            _locale.setlocale(_locale.LC_ALL, setup["locale"])
+            if _locale.setlocale(_locale.LC_ALL, None) != setup["locale"]:
+                _locale.setlocale(_locale.LC_ALL, setup["locale"])
         except _locale.Error:
             pass  # another system may not have it; the variables are set all the same
     cwd = setup["cwd"]
     if cwd is not None:
         try:
-            os.chdir(cwd)  # type: ignore[arg-type]
+            posix.chdir(cwd)  # type: ignore[arg-type]
         except OSError as error:
             raise Refusal("cwd=%r cannot be entered on the far side: %s" % (cwd, error.strerror)) from None
     _prepare_imports(setup)
     _prepare_streams()
+
+
+def _set_environment(env: "dict[str, str | None]") -> None:
+    """Change the environment, whether ``os``, which copies it when imported, is there already or not."""
+    for name, value in env.items():
+        key = name.encode("utf-8", "surrogateescape")
+        if value is None:
+            posix.environ.pop(key, None)
+            posix.unsetenv(name)
+        else:
+            posix.environ[key] = value.encode("utf-8", "surrogateescape")
+            posix.putenv(name, value)
+    if "os" in sys.modules:
+        environ = sys.modules["os"].environ
+        for name, value in env.items():
+            if value is None:
+                environ.pop(name, None)
+            else:
+                environ[name] = value
 
 
 def _prepare_imports(setup: "dict[str, object]") -> None:
@@ -188,16 +222,16 @@ def _prepare_imports(setup: "dict[str, object]") -> None:
         import site
 
         site.main()
-        if os.getuid() == os.geteuid() and not os.environ.get("SUDO_UID"):
+        if posix.getuid() == posix.geteuid() and b"SUDO_UID" not in posix.environ:
             # -I keeps the user's own packages out; on another host they are what `python3` there would find.
             site.addsitedir(site.getusersitepackages())
 
 
 def _files_stamp() -> "tuple[object, ...]":
     """Tells whether both sides run one and the same installed Python: by the identity of a file of its library."""
-    path = os.__file__
+    path = str(sys.modules["encodings"].__file__)
     try:
-        found = os.stat(path)
+        found = posix.stat(path)
     except OSError:
         return ()
     return (sys.hexversion, path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
@@ -206,33 +240,12 @@ def _files_stamp() -> "tuple[object, ...]":
 def _prepare_streams() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    import faulthandler
-
-    faulthandler.enable()
 
 
 def _unpack(modules: "dict[str, tuple[object, ...]]", body: bytes):  # type: ignore[no-untyped-def]
-    from . import shipped
-
     shipped.install(modules)
-    _fast_pickle()
-    import _pickle
-
-    function, args, kwargs = _pickle.loads(body)
+    function, args, kwargs = rebuild.loads(body)
     return function, args, kwargs
-
-
-def _fast_pickle() -> None:
-    """Import ``_pickle`` without ``functools``, of which it only wants ``partial``, for a method nobody calls here."""
-    if "_pickle" in sys.modules or "functools" in sys.modules:
-        return
-    stub = type(sys)("functools")
-    stub.partial = None  # type: ignore[attr-defined]
-    sys.modules["functools"] = stub
-    try:
-        import _pickle  # noqa: F401
-    finally:
-        del sys.modules["functools"]
 
 
 def _call(function, args, kwargs):  # type: ignore[no-untyped-def]
@@ -247,9 +260,28 @@ def _call(function, args, kwargs):  # type: ignore[no-untyped-def]
 
 
 def _dumps(value: object) -> bytes:
-    from . import rebuild
-
     return rebuild.dumps(value)
+
+
+def _pack_failure(error: BaseException) -> bytes:
+    from . import failure
+
+    return failure.pack(error, _dumps)
+
+
+def _text_of(error: BaseException) -> str:
+    from . import failure
+
+    return failure.text_of(error)
+
+
+def _limit(rlimits: object) -> None:
+    from . import limits
+
+    try:
+        limits.apply(rlimits)  # type: ignore[arg-type]
+    except limits.CannotEnforce as error:
+        raise Refusal(str(error)) from None
 
 
 def _exit_code(error: SystemExit) -> int:
@@ -259,7 +291,7 @@ def _exit_code(error: SystemExit) -> int:
         return 0
     if isinstance(code, int):
         return code & 0xFF
-    os.write(2, ("%s\n" % code).encode("utf-8", "replace"))
+    posix.write(2, ("%s\n" % code).encode("utf-8", "replace"))
     return 1
 
 
@@ -283,5 +315,5 @@ def _reply(status: bytes, payload: bytes, first=None) -> int:  # type: ignore[no
     view = memoryview(status + len(payload).to_bytes(8, "big"))
     for part in (view, memoryview(payload)):
         while part:
-            part = part[os.write(REPLY_FD, part) :]
+            part = part[posix.write(REPLY_FD, part) :]
     return 0

@@ -5,8 +5,6 @@ record 0 is the exception itself, others are referred to by their place in the l
 own, so that one which cannot be does not take its neighbours with it.
 """
 
-import os
-
 MOST_RECORDS = 100
 MOST_FRAMES = 200
 LONGEST_LINE = 500
@@ -98,7 +96,7 @@ def _line(file: str, number: "int | None", namespace: "dict[str, object]") -> st
     try:
         if type(loader).__module__ == "deliveryboy_ng.worker.shipped":
             text = (loader.get_source("") or "").encode("utf-8", "replace")  # type: ignore[union-attr]
-        elif os.path.isabs(file):
+        elif file.startswith("/"):
             with open(file, "rb") as source:
                 text = source.read(1 << 24)
         else:

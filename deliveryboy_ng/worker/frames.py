@@ -1,26 +1,31 @@
-"""The wire between the two sides: frames in, lines out, and back. No I/O here.
+"""The wire: frames in, bytes out, and back. No I/O here.
 
 Contract: runs on both sides, standard library only, Python 3.8+.
 
-Every frame travels as one or more *lines*::
+A frame has a kind, the number of its call, a payload, and a flag that says whether more of it follows.  There are three
+lanes to carry frames, chosen by the near side from what it knows of the channel:
 
-    =NONCE<BASE64\\n        from the far side to the near side
-    =NONCE>BASE64\\n        from the near side to the far side
+``binary``
+    10 bytes of header and the payload as it is, where both sides hold the ends of the same pipes.
+``wide``, ``narrow``
+    lines of base64 text, of 64 kilobytes where every byte arrives but somebody may add to them, of one kilobyte where
+    nothing is known::
 
-The base64 text holds a CRC-32 of what follows it, a sequence number, the call's number, the kind, a flag that says
-whether more lines of the same frame follow, and a piece of the payload.  Whatever stands between, before or inside
-such lines is noise: it is reported as such and never confuses the frames around it.  A line that is damaged, missing
-or doubled raises :class:`FrameError`.
+        =NONCE<BASE64\n        from the far side to the near side
+        =NONCE>BASE64\n        from the near side to the far side
+
+    The text holds a CRC-32 of what follows it, a sequence number, header and payload.  Whatever stands before, between
+    or inside such lines is noise: it is reported as such and never confuses the frames around it.  A line that is
+    damaged, missing or doubled raises :class:`FrameError`.
+
+The far side's greeting is always a line of text, ``=NONCE<hello ...``, and may stand behind noise in every lane.
 """
-
-import binascii
 
 PROTOCOL = 1
 
 # A pty in canonical mode cuts lines at 4,096 bytes (termios(3)), and a write of at most PIPE_BUF bytes is atomic
 # (pipe(7)): on a channel nobody vouches for, lines stay far below both.
-NARROW = 708
-WIDE = 48 * 1024
+LANES = {"narrow": 708, "wide": 48 * 1024, "binary": 256 * 1024}
 LONGEST_LINE = 96 * 1024
 
 TO_FAR = b">"
@@ -45,7 +50,6 @@ REFUSED = 13
 
 _HEADER = 10
 
-
 class FrameError(Exception):
     """A line of this session was damaged, lost or repeated on its way."""
 
@@ -56,40 +60,83 @@ def mark(nonce: bytes, direction: bytes) -> bytes:
 
 
 class Encoder:
-    """Turns frames into lines of at most *width* payload bytes each."""
+    """Turns frames into the bytes of one lane."""
 
-    def __init__(self, nonce: bytes, direction: bytes, width: int = NARROW) -> None:
+    def __init__(self, nonce: bytes, direction: bytes, lane: str) -> None:
         self._mark = mark(nonce, direction)
         self._sequence = 0
-        self.width = width
+        self._width = LANES[lane]
+        self._piece = self._raw if lane == "binary" else self._line
 
-    def lines(self, kind: int, call: int, payload: "bytes | bytearray | memoryview" = b""):  # type: ignore[no-untyped-def]
-        """Yield the lines of one frame, made one by one, so that a large payload is never held twice."""
+    def pieces(self, kind: int, call: int, payload=b""):  # type: ignore[no-untyped-def]
+        """Yield the bytes of one frame piece by piece, so that a large payload is never held twice."""
         view = memoryview(payload)
-        size = len(view)
         start = 0
         while True:
-            stop = start + self.width
-            more = stop < size
-            yield self._line(kind, call, more, view[start:stop])
+            stop = start + self._width
+            more = stop < len(view)
+            yield self._piece(kind, call, more, view[start:stop])
             if not more:
                 return
             start = stop
 
-    def encode(self, kind: int, call: int, payload: "bytes | bytearray | memoryview" = b"") -> bytes:
+    def encode(self, kind: int, call: int, payload=b"") -> bytes:  # type: ignore[no-untyped-def]
         """One whole frame as bytes."""
-        return b"".join(self.lines(kind, call, payload))
+        return b"".join(self.pieces(kind, call, payload))
+
+    def _raw(self, kind: int, call: int, more: bool, piece: memoryview) -> bytes:
+        return b"".join((len(piece).to_bytes(4, "big"), call.to_bytes(4, "big"), bytes((kind, more)), piece))
 
     def _line(self, kind: int, call: int, more: bool, piece: memoryview) -> bytes:
-        head = self._sequence.to_bytes(4, "big") + call.to_bytes(4, "big") + bytes((kind, more))
+        import binascii
+
+        content = b"".join((self._sequence.to_bytes(4, "big"), call.to_bytes(4, "big"), bytes((kind, more)), piece))
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-        content = head + piece
         check = binascii.crc32(content).to_bytes(4, "big")
         return self._mark + binascii.b2a_base64(check + content)
 
 
+def decoder(nonce: bytes, direction: bytes, lane: str):  # type: ignore[no-untyped-def]
+    """The decoder of one lane and direction."""
+    return RawDecoder() if lane == "binary" else Decoder(nonce, direction)
+
+
+class RawDecoder:
+    """Turns bytes of the binary lane, cut anywhere, into events ``(kind, call, more, payload)``."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> "list[tuple[int, int, bool, bytes]]":
+        """Take the next bytes and return the events they complete.
+
+        :raises FrameError: if they are no frames
+        """
+        events = []
+        data = self._rest + data if self._rest else data
+        start = 0
+        while len(data) - start >= _HEADER:
+            size = int.from_bytes(data[start : start + 4], "big")
+            kind, more = data[start + 8], data[start + 9]
+            if size > LANES["binary"] or not HELLO < kind <= REFUSED or more > 1:
+                raise FrameError("no frame: %r" % data[start : start + 80])
+            stop = start + _HEADER + size
+            if stop > len(data):
+                break
+            call = int.from_bytes(data[start + 4 : start + 8], "big")
+            events.append((kind, call, bool(more), data[start + _HEADER : stop]))
+            start = stop
+        self._rest = data[start:]
+        return events
+
+    def close(self) -> "list[tuple[int, int, bool, bytes]]":
+        """The channel has ended; an unfinished frame is lost."""
+        self._rest = b""
+        return []
+
+
 class Decoder:
-    """Turns bytes, cut anywhere, into events ``(kind, call, more, payload)``.
+    """Turns lines of text, cut anywhere, into events ``(kind, call, more, payload)``.
 
     Noise comes out as events of kind :data:`NOISE`, the far side's greeting as one of kind :data:`HELLO`.
     """
@@ -143,6 +190,8 @@ class Decoder:
             events.append(self._frame(body))
 
     def _frame(self, body: bytes) -> "tuple[int, int, bool, bytes]":
+        import binascii
+
         try:
             raw = binascii.a2b_base64(body)
         except binascii.Error:

@@ -10,6 +10,7 @@ import _frozen_importlib
 import marshal
 import sys
 
+LIBRARY = "deliveryboy_ng"
 _ModuleSpec = _frozen_importlib.ModuleSpec  # type: ignore[attr-defined]
 
 
@@ -17,9 +18,21 @@ def install(modules: "dict[str, tuple[object, ...]]") -> None:
     """Make *modules*, and the stand-in for this library itself, importable."""
     if modules:
         sys.meta_path.insert(0, Finder(modules))  # type: ignore[arg-type]
-    from . import standin
+    sys.meta_path.append(LibraryFinder())  # type: ignore[arg-type]
 
-    sys.meta_path.append(standin.Finder())  # type: ignore[arg-type]
+
+class LibraryFinder:
+    """The last finder asked: where this library cannot be imported, its stand-in is."""
+
+    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+        if name != LIBRARY and not name.startswith(LIBRARY + "."):
+            return None
+        from . import standin
+
+        return _ModuleSpec(name, standin.Loader(), is_package=True)
+
+    def invalidate_caches(self) -> None:
+        """Nothing is cached."""
 
 
 class Finder:

@@ -7,9 +7,6 @@ on, if the library is installed here; otherwise calling it raises RuntimeError: 
 than it asks for, would be a wrong answer.
 """
 
-import _frozen_importlib
-
-LIBRARY = "deliveryboy_ng"
 _ERROR_WORDS = ("Error", "Exceeded", "Died", "Exited", "Timeout", "Interrupted", "Lost", "Cancelled", "Unavailable", "Found")
 
 
@@ -81,13 +78,8 @@ def deliver(*args, **options):  # type: ignore[no-untyped-def]
     return Runner
 
 
-class Finder:
-    """The last finder asked: only where the library itself cannot be imported."""
-
-    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
-        if name != LIBRARY and not name.startswith(LIBRARY + "."):
-            return None
-        return _frozen_importlib.ModuleSpec(name, self, is_package=True)  # type: ignore[attr-defined]
+class Loader:
+    """Makes the module that answers to the library's name."""
 
     def create_module(self, spec):  # type: ignore[no-untyped-def]
         return None
@@ -103,6 +95,3 @@ class Finder:
         module.__getattr__ = stand_in
         module.deliver = module.DeliveryBoyDecorator = deliver
         module.DeliveryBoy = Runner
-
-    def invalidate_caches(self) -> None:
-        """Nothing is cached."""

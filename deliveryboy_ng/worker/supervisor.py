@@ -1,6 +1,6 @@
 """The supervisor: opens the wire on the far side, forks one process a call, and alone tells what became of it.
 
-Contract: far side, standard library only, Python 3.8+.  ``main(nonce, pending)`` is entered once by the assembler.
+Contract: far side, standard library only, Python 3.8+.  ``main(nonce, lane, pending)`` is entered once by the assembler.
 Stdin carries frames to this side, stdout frames to the near side; stderr is left alone.  It never runs, unpickles or
 imports anything of the caller's: that is done in the call process (call.py), whose output, reply and end it relays.
 When stdin ends, or the wire breaks, everything it started is killed and it leaves.
@@ -12,7 +12,7 @@ Frames of a call, from here:   STARTED pid host, STDOUT, STDERR, REPLY, VERDICT 
 
 import _signal
 import marshal
-import os
+import posix
 import select
 import sys
 import time
@@ -49,9 +49,9 @@ class Call:
 class Supervisor:
     """Owns the wire, the clock and every process below it."""
 
-    def __init__(self, nonce: bytes) -> None:
-        self.decoder = frames.Decoder(nonce, frames.TO_FAR)
-        self.encoder = frames.Encoder(nonce, frames.TO_NEAR)
+    def __init__(self, nonce: bytes, lane: str) -> None:
+        self.decoder = frames.decoder(nonce, frames.TO_FAR, lane)
+        self.encoder = frames.Encoder(nonce, frames.TO_NEAR, lane)
         self.outgoing = bytearray()
         self.calls: "dict[int, Call]" = {}
         self.detached = False
@@ -59,15 +59,15 @@ class Supervisor:
         self.stop = False
         self.poll = select.poll()
         self.wake = self._watch_signals()
-        os.set_blocking(1, False)
+        posix.set_blocking(1, False)
         self.poll.register(self.wake, select.POLLIN)
         self.poll.register(0, select.POLLIN)
 
     @staticmethod
     def _watch_signals() -> int:
-        wake, poke = os.pipe()
-        os.set_blocking(wake, False)
-        os.set_blocking(poke, False)
+        wake, poke = posix.pipe()
+        posix.set_blocking(wake, False)
+        posix.set_blocking(poke, False)
         _signal.set_wakeup_fd(poke, warn_on_full_buffer=False)
         for number in (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP):
             _signal.signal(number, lambda signum, frame: None)
@@ -98,7 +98,7 @@ class Supervisor:
         """Write what the wire takes now; wait for more room in poll(2)."""
         try:
             while self.outgoing:
-                written = os.write(1, memoryview(self.outgoing)[:READ])
+                written = posix.write(1, memoryview(self.outgoing)[:READ])
                 del self.outgoing[:written]
         except BlockingIOError:
             pass
@@ -124,7 +124,7 @@ class Supervisor:
 
     def _listen(self) -> None:
         try:
-            data = os.read(0, READ)
+            data = posix.read(0, READ)
         except OSError:
             data = b""
         if data:
@@ -157,12 +157,11 @@ class Supervisor:
 
     def _set_up(self, call: Call) -> None:
         call.setup = marshal.loads(call.part(frames.SETUP))
-        self.encoder.width = int(call.setup["width"])  # type: ignore[call-overload]
         if call.setup["detached"]:
             self.detached = True
-            null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, 1)
-            os.close(null)
+            null = posix.open("/dev/null", posix.O_RDWR)
+            posix.dup2(null, 1)
+            posix.close(null)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
@@ -170,8 +169,8 @@ class Supervisor:
         try:
             pipes = call_process.Pipes(call.part(frames.INPUT), bool(call.setup["detached"]))
             body, modules = call.part(frames.BODY), call.part(frames.MODULES)
-            parent = os.getpid()
-            pid = os.fork()
+            parent = posix.getpid()
+            pid = posix.fork()
         except OSError as error:
             self.send(frames.REFUSED, call.number, ("the far side cannot start a process: %s" % error).encode())
             del self.calls[call.number]
@@ -185,17 +184,20 @@ class Supervisor:
         timeout = call.setup["timeout"]
         if timeout is not None:
             call.deadline = call.started + float(timeout)  # type: ignore[arg-type]
+        # What wait4() needs for its answer, while the call process is busy anyway.
+        import resource  # noqa: F401
+
         call.pipes = pipes.near_ends()
         for fd in call.pipes:
-            os.set_blocking(fd, False)
+            posix.set_blocking(fd, False)
             self.poll.register(fd, select.POLLIN)
-        self.send(frames.STARTED, call.number, ("%d %s" % (pid, os.uname().nodename)).encode())
+        self.send(frames.STARTED, call.number, ("%d %s" % (pid, posix.uname().nodename)).encode())
 
     def _relay(self, fd: int) -> None:
         for call in self.calls.values():
             if fd in call.pipes:
                 try:
-                    data = os.read(fd, READ)
+                    data = posix.read(fd, READ)
                 except BlockingIOError:
                     return
                 except OSError:
@@ -234,7 +236,7 @@ class Supervisor:
             self.poll.unregister(fd)
         except KeyError:
             pass
-        os.close(fd)
+        posix.close(fd)
 
     def _signal_call(self, number: int, what: bytes) -> None:
         call = self.calls.get(number)
@@ -252,7 +254,7 @@ class Supervisor:
 
     def _signals(self) -> None:
         try:
-            numbers = os.read(self.wake, 512)
+            numbers = posix.read(self.wake, 512)
         except OSError:
             return
         if _signal.SIGTERM in numbers or _signal.SIGHUP in numbers:
@@ -280,7 +282,7 @@ class Supervisor:
             left = 1 << 20
             while left > 0:
                 try:
-                    data = os.read(fd, READ)
+                    data = posix.read(fd, READ)
                 except OSError:
                     break
                 if not data:
@@ -329,35 +331,36 @@ class Supervisor:
         """Leave nothing behind, then deliver what is still to be said, as long as somebody listens."""
         if self.calls:
             system.kill_descendants()
-        os.set_blocking(1, True)
+        posix.set_blocking(1, True)
         try:
             while self.outgoing:
-                del self.outgoing[: os.write(1, self.outgoing)]
+                del self.outgoing[: posix.write(1, self.outgoing)]
         except OSError:
             pass
 
 
-def main(nonce: bytes, pending: bytes) -> None:
+def main(nonce: bytes, lane: str, pending: bytes) -> None:
     """Serve the session and leave; never returns."""
     code = 1
     try:
         system.become_supervisor()
+        call_process.import_early()
         _quiet_terminal()
-        Supervisor(nonce).serve(pending)
+        Supervisor(nonce, lane).serve(pending)
         code = 0
     except frames.FrameError as error:
-        os.write(2, ("deliveryboy: %s\n" % error).encode())
+        posix.write(2, ("deliveryboy: %s\n" % error).encode())
         system.kill_descendants()
     finally:
         if code and sys.exc_info()[0] is not None:
             sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
             system.kill_descendants()
-        os._exit(code)
+        posix._exit(code)
 
 
 def _quiet_terminal() -> None:
     """On a terminal, stop the echo and the editing of lines, which cost time and cut long lines."""
-    if os.isatty(0):
+    if posix.isatty(0):
         try:
             import termios
 

@@ -4,7 +4,7 @@ Contract: far side, standard library only, Python 3.8+.  Nothing here raises bec
 function tells whether it worked.
 """
 
-import os
+import posix
 import sys
 import time
 
@@ -43,14 +43,14 @@ def die_with(parent: int) -> None:
     The parent may have ended before the request was made; so look again afterwards.
     """
     prctl(PR_SET_PDEATHSIG, SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    if posix.getppid() != parent:
+        posix._exit(1)
 
 
 def proc_is_ours() -> bool:
     """Whether /proc shows this process's own pid namespace (after ``unshare -p`` without a new /proc it does not)."""
     try:
-        return os.readlink("/proc/self") == str(os.getpid())
+        return posix.readlink("/proc/self") == str(posix.getpid())
     except OSError:
         return False
 
@@ -58,15 +58,15 @@ def proc_is_ours() -> bool:
 def descendants(root: int) -> "list[int]":
     """All living processes below *root*, by /proc; a process whose parent has ended is below its adopter."""
     children: "dict[int, list[int]]" = {}
-    for name in os.listdir("/proc"):
+    for name in posix.listdir("/proc"):
         if not name.isdigit():
             continue
         try:
-            fd = os.open("/proc/%s/stat" % name, os.O_RDONLY)
+            fd = posix.open("/proc/%s/stat" % name, posix.O_RDONLY)
             try:
-                stat = os.read(fd, 1024)
+                stat = posix.read(fd, 1024)
             finally:
-                os.close(fd)
+                posix.close(fd)
         except OSError:
             continue
         # The command's name stands in brackets and may itself hold brackets and spaces.
@@ -85,7 +85,7 @@ def descendants(root: int) -> "list[int]":
 def kill_quietly(pid: int, signal: int) -> bool:
     """kill(2), false if there was nothing to signal."""
     try:
-        os.kill(pid, signal)
+        posix.kill(pid, signal)
     except OSError:
         return False
     return True
@@ -98,7 +98,7 @@ def kill_descendants(spare: "frozenset[int]" = frozenset(), reaped=None, limit: 
     finds nothing.  *reaped* is told ``(pid, status, rusage)`` of each child waited for.
     """
     deadline = time.monotonic() + limit
-    me = os.getpid()
+    me = posix.getpid()
     while True:
         if not reap(reaped) and not spare:
             return True
@@ -125,7 +125,7 @@ def reap(reaped=None) -> bool:  # type: ignore[no-untyped-def]
     """Wait for every child that has ended; false when there are no children at all."""
     while True:
         try:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            pid, status, usage = posix.wait4(-1, posix.WNOHANG)
         except ChildProcessError:
             return False
         if pid == 0:
