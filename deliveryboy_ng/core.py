@@ -17,7 +17,7 @@ from .options import Options
 from .receipt import Receipt
 from .worker import call as call_process
 
-__all__ = ["DeliveryBoy", "DeliveryBoyDecorator", "DeliveryBox", "Runner", "deliver", "execute", "main"]
+__all__ = ["DeliveryBox", "DeliveryBoy", "DeliveryBoyDecorator", "Runner", "deliver", "execute", "main"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -269,6 +269,11 @@ class DeliveryBoy:
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
+
+    @staticmethod
+    def __deliveryboy_reduce__(boy: DeliveryBoy) -> tuple[Any, ...]:
+        """As any delivered function, one that another function refers to."""
+        return Runner.__deliveryboy_reduce__(boy._runner())
 
     def _runner(self) -> Runner[Any, Any]:
         options = {

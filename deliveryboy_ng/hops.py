@@ -44,14 +44,15 @@ class _Sign:
 _NO_PASSWORD = "give that user a NOPASSWD rule for this command in sudoers(5)"
 
 _SIGNS = (
-    _Sign(r"sudo: .*(password is required|terminal is required|no askpass)", TransportRefused, "sudo", f"sudo wants a password; {_NO_PASSWORD}"),
+    _Sign(r"sudo: .*(password is required|terminal is required|no askpass)", TransportRefused, "sudo",
+          f"sudo wants a password; {_NO_PASSWORD}"),
     _Sign(r"sudo: unknown (user|group|uid|gid)", TransportRefused, "sudo", "that user or group does not exist there"),
     _Sign(r"is not allowed to (execute|run)|not in the sudoers|may not run sudo", TransportRefused, "sudo", _NO_PASSWORD),
     _Sign(r"sudo: .*(no new privileges|must be owned by uid 0|effective uid is not 0)", TransportRefused, "sudo",
           "nothing can gain rights in there; put Sudo before the hop that confines"),
     _Sign(r"Could not resolve hostname", HostUnreachable, "ssh", "check the host's name"),
-    _Sign(r"ssh: connect to host|Connection (timed out|refused|closed|reset)|No route to host|Network is unreachable|banner exchange",
-          HostUnreachable, "ssh", "check that sshd runs there and the port is right"),
+    _Sign(r"ssh: connect to host|Connection (timed out|refused|closed|reset)|No route to host|Network is unreachable"
+          r"|banner exchange", HostUnreachable, "ssh", "check that sshd runs there and the port is right"),
     _Sign(r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED", TransportRefused, "ssh",
           "the host's key is not known (or has changed); log in once by hand or add it to known_hosts"),
     _Sign(r"Permission denied \((publickey|password|keyboard|gssapi|hostbased)", TransportRefused, "ssh",
@@ -61,17 +62,21 @@ _SIGNS = (
     _Sign(r"bwrap: (?!execvp)", TransportRefused, "bwrap", "bubblewrap could not build the sandbox there"),
 )  # fmt: skip
 
+# Quotation marks as coreutils print them in a UTF-8 locale.
 _MISSING = re.compile(
     r"(?:sudo: (?P<a>\S+): command not found"
     r"|sudo: unable to execute (?P<b>\S+): "
     r"|unshare: failed to execute (?P<c>\S+): "
     r"|bwrap: execvp (?P<d>\S+): "
     r"|(?:env|nice|setpriv|chroot|timeout|nsenter|setsid|stdbuf|prlimit|runuser|su|nohup): (?:failed to (?:execute|run command) |)"
-    r"[‘'\"]?(?P<e>[^\s:’'\"]+)[’'\"]?: (?:No such file|Permission denied)"
+    r"[\u2018'\"]?(?P<e>[^\s:\u2019'\"]+)[\u2019'\"]?: (?:No such file|Permission denied)"
+    r"|(?:command not found|[Uu]nknown command): (?P<g>\S+)$"
     r"|(?:^|: )(?P<f>[^\s:]+): (?:command not found|not found|No such file or directory|Permission denied)$)",
     re.MULTILINE,
 )
-_BROKEN = re.compile(r"Fatal Python error|No module named '?encodings|could not find platform|Failed to import (?:the )?(?:site|encodings)")
+_BROKEN = re.compile(
+    r"Fatal Python error|No module named '?encodings|could not find platform|Failed to import (?:the )?(?:site|encodings)"
+)
 
 
 def diagnose(failure: Failure) -> DeliveryTransportError:
@@ -79,7 +84,9 @@ def diagnose(failure: Failure) -> DeliveryTransportError:
     for sign in _SIGNS:
         found = re.search(sign.pattern, failure.stderr)
         if found:
-            return _error(sign.kind, failure, _hop_named(failure, sign.hop), f"{_line_of(failure.stderr, found.start())}; {sign.advice}")
+            return _error(
+                sign.kind, failure, _hop_named(failure, sign.hop), f"{_line_of(failure.stderr, found.start())}; {sign.advice}"
+            )
     missing = _MISSING.search(failure.stderr)
     if missing and failure.waited is None:
         name = next(group for group in missing.groups() if group)
@@ -92,7 +99,9 @@ def diagnose(failure: Failure) -> DeliveryTransportError:
 def not_found(failure: Failure, name: str, words: str) -> DeliveryTransportError:
     """The error for a command *name* that could not be started."""
     if name.rpartition("/")[2] == failure.executable.rpartition("/")[2]:
-        return _error(InterpreterNotFound, failure, failure.executable, f"the interpreter {failure.executable} cannot be started: {words}")
+        return _error(
+            InterpreterNotFound, failure, failure.executable, f"the interpreter {failure.executable} cannot be started: {words}"
+        )
     return _error(TransportNotFound, failure, _hop_named(failure, name), f"the command {name} cannot be started: {words}")
 
 

@@ -238,7 +238,9 @@ class Journey:
         if status == b"E":
             return _failed(receipt, Verdict.REFUSED, ProtectionUnavailable(f"{self.name} has not run: {text}"))
         if status == b"V":
-            return _failed(receipt, Verdict.REFUSED, VersionMismatchError(f"{self.name} has not run: {text}, there is {receipt.python}"))
+            return _failed(
+                receipt, Verdict.REFUSED, VersionMismatchError(f"{self.name} has not run: {text}, there is {receipt.python}")
+            )
         text = f"{self.name} returned what cannot travel: {text}. Return its data instead"
         return _failed(receipt, Verdict.RETURNED, DeliveryPickleError(text))
 

@@ -76,7 +76,13 @@ class Limits:
         :raises DeliveryOptionError: if a value is nonsense
         """
         found: dict[str, tuple[int, int]] = {}
-        for name, rlimit in (("address_space", "AS"), ("data", "DATA"), ("stack", "STACK"), ("file_size", "FSIZE"), ("core", "CORE")):
+        for name, rlimit in (
+            ("address_space", "AS"),
+            ("data", "DATA"),
+            ("stack", "STACK"),
+            ("file_size", "FSIZE"),
+            ("core", "CORE"),
+        ):
             value = getattr(self, name)
             if value is not None:
                 found[rlimit] = (parse_size(f"Limits: {name}", value),) * 2
@@ -95,11 +101,18 @@ class Limits:
             return {}
         import resource
 
-        names = {number: name[7:] for name, number in vars(resource).items() if name.startswith("RLIMIT_")}
+        names = {number: name[7:] for name, number in vars(resource).items() if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"}
         found = {}
         for number, pair in self.rlimits.items():
-            if number not in names or not isinstance(pair, tuple) or not all(isinstance(value, int) for value in pair) or len(pair) != 2:
-                raise DeliveryOptionError(f"Limits: rlimits must be {{resource.RLIMIT_X: (soft, hard)}}, not {{{number!r}: {pair!r}}}")
+            if (
+                number not in names
+                or not isinstance(pair, tuple)
+                or not all(isinstance(value, int) for value in pair)
+                or len(pair) != 2
+            ):
+                raise DeliveryOptionError(
+                    f"Limits: rlimits must be {{resource.RLIMIT_X: (soft, hard)}}, not {{{number!r}: {pair!r}}}"
+                )
             found[names[number]] = pair
         return found
 

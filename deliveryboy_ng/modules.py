@@ -211,7 +211,9 @@ def _code(name: str, spec: importlib.machinery.ModuleSpec, file: str, source: st
             return compile(source, file, "exec", dont_inherit=True)
         return spec.loader.get_code(name)  # type: ignore[union-attr, attr-defined, no-any-return]
     except SyntaxError as error:
-        raise DeliveryPackingError(f"module {name} cannot be compiled: {error}", path=f"module {name}", real_exception=error) from error
+        raise DeliveryPackingError(
+            f"module {name} cannot be compiled: {error}", path=f"module {name}", real_exception=error
+        ) from error
     except (AttributeError, ImportError, OSError):
         return None
 

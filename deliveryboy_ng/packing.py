@@ -120,7 +120,12 @@ def _home(func: Any) -> str | None:
 
 
 def _pack(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], collector: modules_.Collector, by_value: set[str | None], code_travels: bool
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    collector: modules_.Collector,
+    by_value: set[str | None],
+    code_travels: bool,
 ) -> Box:
     file = io.BytesIO()
     pickler = BoxPickler(file, collector, by_value, code_travels)
@@ -165,7 +170,7 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         self._code_travels = code_travels
         self.holds_code = False
         self.own: dict[str, Any] = {}
-        special = {types.CodeType: self._reduce_code, types.ModuleType: self._reduce_module}
+        special: dict[type, Callable[[Any], Any]] = {types.CodeType: self._reduce_code, types.ModuleType: self._reduce_module}
         # Read once, by the initialiser.
         self.dispatch_table = ChainMap(special, _REDUCERS, copyreg.dispatch_table)
         super().__init__(file, protocol=5)
@@ -181,10 +186,7 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
     # --- functions and classes ----------------------------------------------------------------------------------
 
     def _reduce_class(self, thing: type) -> Any:
-        if thing.__module__ in self._by_value:
-            reduced = cp._dynamic_class_reduce(thing)
-        else:
-            reduced = cp._class_reduce(thing)
+        reduced = (cp._dynamic_class_reduce if thing.__module__ in self._by_value else cp._class_reduce)(thing)
         if reduced is NotImplemented:
             self._collector.add(thing.__module__, f"class {thing.__qualname__}")
             return NotImplemented

@@ -92,6 +92,8 @@ class ModulePickle:
             modules = standard.loads(self.pickled or b"")
             modules = {name: entry for name, entry in modules.items() if name not in sys.modules}
         except Exception as error:
-            raise DeliveryPickleError(f"these are no packed modules: {type(error).__name__}: {error}", real_exception=error) from error
+            raise DeliveryPickleError(
+                f"these are no packed modules: {type(error).__name__}: {error}", real_exception=error
+            ) from error
         if modules:
             sys.meta_path.insert(0, shipped.Finder(modules))

@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 import weakref
@@ -24,8 +23,8 @@ from . import hops
 from .exceptions import CallCancelled, ConnectionLost, HandshakeError, InterpreterTooOld
 from .hops import Failure
 from .transports import Transport, lane_of, wrap
-from .workertext import command_line, worker_lines
 from .worker import frames
+from .workertext import command_line, worker_lines
 
 __all__ = ["Ending", "Greeting", "Parcel", "Session"]
 
@@ -109,24 +108,24 @@ class Session:
         self._sending: deque[Iterator[bytes]] = deque()
         self._unsent = memoryview(b"")
         self._stderr = bytearray()
-        self._stderr_file = tempfile.TemporaryFile() if detached else None
         self._requests: deque[str] = deque()
         self._lock = threading.RLock()
         self._ended = False
         self._fds: dict[str, int] = {}
         _live.add(self)
-        self._start()
+        self._start(detached)
 
-    def _start(self) -> None:
+    def _start(self, detached: bool) -> None:
         self._fds["wake"], self._fds["poke"] = os.pipe()
         far_in, self._fds["stdin"] = os.pipe()
         self._fds["stdout"], far_out = os.pipe()
         far = [far_in, far_out]
-        if self._stderr_file is None:
+        if detached:
+            # The transport may still write when nobody reads any more.
+            far_err = self._fds["log"] = _nameless_file()
+        else:
             self._fds["stderr"], far_err = os.pipe()
             far.append(far_err)
-        else:
-            far_err = self._stderr_file.fileno()
         for fd in self._fds.values():
             os.set_blocking(fd, False)
         _enlarge(self._fds["stdin"])
@@ -156,9 +155,8 @@ class Session:
     @property
     def stderr(self) -> str:
         """The last of what the transport wrote to stderr."""
-        if self._stderr_file is not None:
-            self._stderr_file.seek(0)
-            self._stderr = bytearray(self._stderr_file.read(_TAIL))
+        if "log" in self._fds:
+            self._stderr = bytearray(os.pread(self._fds["log"], _TAIL, max(0, os.fstat(self._fds["log"]).st_size - _TAIL)))
         return self._stderr.decode("utf-8", "backslashreplace")
 
     # --- from other threads and signal handlers ------------------------------------------------------------------
@@ -229,7 +227,9 @@ class Session:
         self._send(worker_lines(self._nonce, greeting.magic, lane))
         return greeting
 
-    def deliver(self, parcel: Parcel, output: Callable[[str, bytes], object], most: int, started: Callable[[Ending], object]) -> Ending:
+    def deliver(
+        self, parcel: Parcel, output: Callable[[str, bytes], object], most: int, started: Callable[[Ending], object]
+    ) -> Ending:
         """Send one call and wait for its verdict.
 
         :param output: gets ``("stdout" or "stderr", bytes)`` as it comes
@@ -451,8 +451,6 @@ class Session:
         finally:
             self.forget()
             _live.discard(self)
-            if self._stderr_file is not None:
-                self._stderr_file.close()
 
     def _terminate(self) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -492,6 +490,15 @@ def _enlarge(pipe: int) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
     except (ImportError, AttributeError, OSError):
         pass
+
+
+def _nameless_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("deliveryboy", os.MFD_CLOEXEC)
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def _environment() -> dict[str, str]:

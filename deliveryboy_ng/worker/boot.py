@@ -4,25 +4,29 @@ Contract: executed by the assembler in its own namespace, where ``w`` maps modul
 ``n`` is the nonce, ``t`` ends with the lane's name and ``d`` holds the bytes read behind the worker's text.
 """
 
+import _frozen_importlib
 import marshal
 import sys
 
-import _frozen_importlib
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 worker = globals()["w"]
+ModuleSpec: "Any" = _frozen_importlib.ModuleSpec  # type: ignore[attr-defined]
 PACKAGE = "deliveryboy_ng.worker"
 
 
 class Finder:
     """Finds and loads one module of the worker."""
 
-    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
-        return _frozen_importlib.ModuleSpec(name, self, origin="<%s>" % name) if name in worker else None  # type: ignore[attr-defined]
+    def find_spec(self, name: "Any", path: "Any" = None, target: "Any" = None) -> "Any":
+        return ModuleSpec(name, self, origin="<%s>" % name) if name in worker else None  # type: ignore[attr-defined]
 
-    def create_module(self, spec):  # type: ignore[no-untyped-def]
+    def create_module(self, spec: "Any") -> "Any":
         return None
 
-    def exec_module(self, module):  # type: ignore[no-untyped-def]
+    def exec_module(self, module: "Any") -> "Any":
         code = worker[module.__name__]
         if isinstance(code, bytes):
             code = marshal.loads(code)
@@ -34,7 +38,7 @@ class Finder:
         """Nothing is cached."""
 
 
-def submodule(name):  # type: ignore[no-untyped-def]
+def submodule(name: "Any") -> "Any":
     # Found here, "from . import x" never comes to the import system, which would want the package above as well.
     if "%s.%s" % (PACKAGE, name) not in worker:
         raise AttributeError(name)

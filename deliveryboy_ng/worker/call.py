@@ -12,16 +12,20 @@ the reply: one status byte, the payload's size in 8 bytes, the payload.
 Without a reply the process's end says it all: sys.exit(3) and posix._exit(3) both end it with code 3.
 """
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import marshal
 import posix
 import sys
 
 from . import rebuild, shipped, system
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 STATUS_SIZE = 9
 REPLY_FD = 3
-current = None  # the function this process runs; delivered functions that meet themselves run in place
+current: "Any" = None  # the function this process runs; delivered functions that meet themselves run in place
 
 
 def import_early() -> None:
@@ -86,7 +90,7 @@ def _input_file(data: bytes) -> int:
     view = memoryview(data)
     while view:
         view = view[posix.write(fd, view) :]
-    posix.lseek(fd, 0, posix.SEEK_SET)
+    posix.lseek(fd, 0, 0)
     return fd
 
 
@@ -94,18 +98,18 @@ class Refusal(Exception):
     """The call cannot be prepared as asked."""
 
 
-def main(setup: "dict[str, object]", modules: bytes, body: bytes, pipes: Pipes, parent: int) -> None:
+def main(setup: "dict[str, Any]", modules: bytes, body: bytes, pipes: Pipes, parent: int) -> None:
     """Run one call to its end; never returns."""
     code = 70
     try:
         code = _run(setup, modules, body, pipes, parent)
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
     finally:
         posix._exit(code)
 
 
-def _run(setup: "dict[str, object]", modules: bytes, body: bytes, pipes: Pipes, parent: int) -> int:
+def _run(setup: "dict[str, Any]", modules: bytes, body: bytes, pipes: Pipes, parent: int) -> int:
     pipes.take_far_ends()
     _become_ordinary(parent)
     if setup["magic"] and setup["magic"] != _magic():
@@ -164,21 +168,21 @@ def _magic() -> bytes:
     return bytes(_frozen_importlib_external.MAGIC_NUMBER)
 
 
-def _prepare(setup: "dict[str, object]") -> None:
-    posix.umask(setup["umask"])  # type: ignore[arg-type]
-    _set_environment(setup["env"])  # type: ignore[arg-type]
+def _prepare(setup: "dict[str, Any]") -> None:
+    posix.umask(setup["umask"])
+    _set_environment(setup["env"])
     if setup["locale"]:
         import _locale
 
         try:
             if _locale.setlocale(_locale.LC_ALL, None) != setup["locale"]:
                 _locale.setlocale(_locale.LC_ALL, setup["locale"])
-        except _locale.Error:
+        except ValueError:
             pass  # another system may not have it; the variables are set all the same
     cwd = setup["cwd"]
     if cwd is not None:
         try:
-            posix.chdir(cwd)  # type: ignore[arg-type]
+            posix.chdir(cwd)
         except OSError as error:
             raise Refusal("cwd=%r cannot be entered on the far side: %s" % (cwd, error.strerror)) from None
     _prepare_imports(setup)
@@ -204,9 +208,9 @@ def _set_environment(env: "dict[str, str | None]") -> None:
                 environ[name] = value
 
 
-def _prepare_imports(setup: "dict[str, object]") -> None:
+def _prepare_imports(setup: "dict[str, Any]") -> None:
     main = type(sys)("__main__")
-    main.__builtins__ = __builtins__  # type: ignore[attr-defined]
+    main.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = main
     sys.argv = [""]
     sys.dont_write_bytecode = True
@@ -216,8 +220,8 @@ def _prepare_imports(setup: "dict[str, object]") -> None:
     here = setup["same_files"]
     if here is not None and here == _files_stamp():
         # The caller's own interpreter: what it can import can be imported here, with no need of site.py.
-        sys.path[:] = setup["path"]  # type: ignore[index]
-        sys.prefix, sys.exec_prefix = setup["prefixes"]  # type: ignore[misc]
+        sys.path[:] = setup["path"]
+        sys.prefix, sys.exec_prefix = setup["prefixes"]
     else:
         import site
 
@@ -242,13 +246,13 @@ def _prepare_streams() -> None:
     sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
-def _unpack(modules: "dict[str, tuple[object, ...]]", body: bytes):  # type: ignore[no-untyped-def]
+def _unpack(modules: "dict[str, tuple[object, ...]]", body: bytes) -> "Any":
     shipped.install(modules)
     function, args, kwargs = rebuild.loads(body)
     return function, args, kwargs
 
 
-def _call(function, args, kwargs):  # type: ignore[no-untyped-def]
+def _call(function: "Any", args: "Any", kwargs: "Any") -> "Any":
     global current
     current = function
     value = function(*args, **kwargs)
@@ -275,11 +279,11 @@ def _text_of(error: BaseException) -> str:
     return failure.text_of(error)
 
 
-def _limit(rlimits: object) -> None:
+def _limit(rlimits: "Any") -> None:
     from . import limits
 
     try:
-        limits.apply(rlimits)  # type: ignore[arg-type]
+        limits.apply(rlimits)
     except limits.CannotEnforce as error:
         raise Refusal(str(error)) from None
 
@@ -306,12 +310,12 @@ def _leave() -> None:
             pass
 
 
-def _reply(status: bytes, payload: bytes, first=None) -> int:  # type: ignore[no-untyped-def]
+def _reply(status: bytes, payload: bytes, first: "Any" = None) -> int:
     if first is not None:
         try:
             first()
         except BaseException:
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.excepthook(*sys.exc_info())
     view = memoryview(status + len(payload).to_bytes(8, "big"))
     for part in (view, memoryview(payload)):
         while part:

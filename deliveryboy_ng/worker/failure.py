@@ -5,6 +5,10 @@ record 0 is the exception itself, others are referred to by their place in the l
 own, so that one which cannot be does not take its neighbours with it.
 """
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 MOST_RECORDS = 100
 MOST_FRAMES = 200
 LONGEST_LINE = 500
@@ -18,7 +22,7 @@ def text_of(error: BaseException) -> str:
         return "<%s.__str__ raised %s>" % (type(error).__name__, type(second).__name__)
 
 
-def pack(error: BaseException, dumps) -> bytes:  # type: ignore[no-untyped-def]
+def pack(error: BaseException, dumps: "Any") -> bytes:
     """Records of *error*, its causes, contexts and group members."""
     found = [error]
     places = {id(error): 0}
@@ -61,7 +65,7 @@ def _members(error: BaseException) -> "tuple[object, ...]":
     return members if isinstance(members, tuple) else ()
 
 
-def _pickled(error: BaseException, dumps) -> "bytes | str":  # type: ignore[no-untyped-def]
+def _pickled(error: BaseException, dumps: "Any") -> "bytes | str":
     """The pickle, or in words why there is none."""
     try:
         return dumps(error)  # type: ignore[no-any-return]
@@ -69,7 +73,7 @@ def _pickled(error: BaseException, dumps) -> "bytes | str":  # type: ignore[no-u
         return "%s: %s" % (type(reason).__name__, text_of(reason))
 
 
-def _frames(traceback) -> "list[tuple[str, int, str, str]]":  # type: ignore[no-untyped-def]
+def _frames(traceback: "Any") -> "list[tuple[str, int, str, str]]":
     """(file, line number, function, source line) of each frame that is not the worker's own."""
     frames = []
     while traceback is not None:
@@ -88,7 +92,7 @@ def _frames(traceback) -> "list[tuple[str, int, str, str]]":  # type: ignore[no-
     return [(file, number, name, lines[file, number]) for file, number, name, _ in frames]
 
 
-def _line(file: str, number: "int | None", namespace: "dict[str, object]") -> str:
+def _line(file: str, number: "int | None", namespace: "dict[str, Any]") -> str:
     """The source line as this side knows it, or nothing."""
     if number is None:
         return ""

@@ -21,6 +21,10 @@ lanes to carry frames, chosen by the near side from what it knows of the channel
 The far side's greeting is always a line of text, ``=NONCE<hello ...``, and may stand behind noise in every lane.
 """
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 PROTOCOL = 1
 
 # A pty in canonical mode cuts lines at 4,096 bytes (termios(3)), and a write of at most PIPE_BUF bytes is atomic
@@ -50,6 +54,7 @@ REFUSED = 13
 
 _HEADER = 10
 
+
 class FrameError(Exception):
     """A line of this session was damaged, lost or repeated on its way."""
 
@@ -68,7 +73,7 @@ class Encoder:
         self._width = LANES[lane]
         self._piece = self._raw if lane == "binary" else self._line
 
-    def pieces(self, kind: int, call: int, payload=b""):  # type: ignore[no-untyped-def]
+    def pieces(self, kind: int, call: int, payload: "Any" = b"") -> "Any":
         """Yield the bytes of one frame piece by piece, so that a large payload is never held twice."""
         view = memoryview(payload)
         start = 0
@@ -80,7 +85,7 @@ class Encoder:
                 return
             start = stop
 
-    def encode(self, kind: int, call: int, payload=b"") -> bytes:  # type: ignore[no-untyped-def]
+    def encode(self, kind: int, call: int, payload: "Any" = b"") -> bytes:
         """One whole frame as bytes."""
         return b"".join(self.pieces(kind, call, payload))
 
@@ -96,7 +101,7 @@ class Encoder:
         return self._mark + binascii.b2a_base64(check + content)
 
 
-def decoder(nonce: bytes, direction: bytes, lane: str):  # type: ignore[no-untyped-def]
+def decoder(nonce: bytes, direction: bytes, lane: str) -> "Any":
     """The decoder of one lane and direction."""
     return RawDecoder() if lane == "binary" else Decoder(nonce, direction)
 

@@ -8,22 +8,26 @@ import io
 import marshal
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 WORKER = __name__.rpartition(".")[0] + "."
-FunctionType = type(lambda: None)
+FunctionType: "Any" = type(lambda: None)
 CellType = type((lambda x: lambda: x)(0).__closure__[0])  # type: ignore[index]
 
 # Functions and classes that travelled by value, by identity: they go back as the number the caller knows them by.
 _numbers: "dict[int, tuple[object, str]]" = {}
 
 
-def remember(made, number):  # type: ignore[no-untyped-def]
+def remember(made: "Any", number: "Any") -> "Any":
     """Note under which number the caller will know *made* again."""
     if number is not None:
         _numbers[id(made)] = (made, number)
     return made
 
 
-def yours(number):  # type: ignore[no-untyped-def]
+def yours(number: "Any") -> "Any":
     """Stands in a reply for the caller's own function or class; only the near side can answer it."""
     raise LookupError("%s belongs to the caller" % (number,))
 
@@ -33,14 +37,15 @@ REPLY_MODULE = "_deliveryboy_reply"
 yours.__module__ = REPLY_MODULE
 
 
-def loads(data: bytes):  # type: ignore[no-untyped-def]
+def loads(data: bytes) -> "Any":
     """Unpickle a box, with this worker's own functions found where they are."""
     import _pickle
 
     class Unpickler(_pickle.Unpickler):
-        def find_class(self, module, name):  # type: ignore[no-untyped-def]
+        def find_class(self, module: "Any", name: "Any") -> "Any":
             if module.startswith(WORKER):
-                return getattr(sys.modules[module], name)
+                # An attribute of the package, a module of the worker is imported when it is first asked for.
+                return getattr(getattr(sys.modules[WORKER[:-1]], module[len(WORKER) :]), name)
             return super().find_class(module, name)
 
     return Unpickler(io.BytesIO(data)).load()
@@ -51,7 +56,7 @@ def dumps(value: object) -> bytes:
     import _pickle
 
     class Pickler(_pickle.Pickler):
-        def reducer_override(self, thing):  # type: ignore[no-untyped-def]
+        def reducer_override(self, thing: "Any") -> "Any":
             if not isinstance(thing, (type, FunctionType)):
                 return NotImplemented
             known = _numbers.get(id(thing))
@@ -61,8 +66,7 @@ def dumps(value: object) -> bytes:
             if thing.__module__ == "__main__" or "<locals>" in thing.__qualname__:
                 kind = "class" if isinstance(thing, type) else "function"
                 raise _pickle.PicklingError(
-                    "%s %s.%s was made on the far side and exists only there"
-                    % (kind, thing.__module__, thing.__qualname__)
+                    "%s %s.%s was made on the far side and exists only there" % (kind, thing.__module__, thing.__qualname__)
                 )
             return NotImplemented
 
@@ -74,11 +78,11 @@ def dumps(value: object) -> bytes:
 # --- functions ----------------------------------------------------------------------------------------------------
 
 
-def make_code(data):  # type: ignore[no-untyped-def]
+def make_code(data: "Any") -> "Any":
     return marshal.loads(data)
 
 
-def make_function(code, base_globals, name, defaults, closure):  # type: ignore[no-untyped-def]
+def make_function(code: "Any", base_globals: "Any", name: "Any", defaults: "Any", closure: "Any") -> "Any":
     if base_globals.get("__name__") == "__main__":
         # What lived in the caller's __main__ lives in this one, so that pickle finds it here by name too.
         main = vars(sys.modules["__main__"])
@@ -89,7 +93,7 @@ def make_function(code, base_globals, name, defaults, closure):  # type: ignore[
     return FunctionType(code, base_globals, name, defaults, closure)
 
 
-def function_setstate(function, state):  # type: ignore[no-untyped-def]
+def function_setstate(function: "Any", state: "Any") -> "Any":
     attributes, slots = state
     slots = dict(slots)
     remember(function, slots.pop("_deliveryboy_number", None))
@@ -111,13 +115,13 @@ def function_setstate(function, state):  # type: ignore[no-untyped-def]
 _EMPTY = object()
 
 
-def make_empty_cell():  # type: ignore[no-untyped-def]
+def make_empty_cell() -> "Any":
     cell = (lambda x: lambda: x)(0).__closure__[0]  # type: ignore[index]
     del cell.cell_contents
     return cell
 
 
-def make_cell(value=_EMPTY):  # type: ignore[no-untyped-def]
+def make_cell(value: "Any" = _EMPTY) -> "Any":
     cell = make_empty_cell()
     if value is not _EMPTY:
         cell.cell_contents = value
@@ -127,15 +131,15 @@ def make_cell(value=_EMPTY):  # type: ignore[no-untyped-def]
 # --- classes ------------------------------------------------------------------------------------------------------
 
 
-def make_class(metaclass, name, bases, keywords, number, extra):  # type: ignore[no-untyped-def]
+def make_class(metaclass: "Any", name: "Any", bases: "Any", keywords: "Any", number: "Any", extra: "Any") -> "Any":
     import types
 
     made = types.new_class(name, bases, {"metaclass": metaclass}, lambda namespace: namespace.update(keywords))
     return remember(made, number)
 
 
-def make_enum(bases, name, qualname, members, module, number, extra):  # type: ignore[no-untyped-def]
-    metaclass = type(bases[-1])
+def make_enum(bases: "Any", name: "Any", qualname: "Any", members: "Any", module: "Any", number: "Any", extra: "Any") -> "Any":
+    metaclass: "Any" = type(bases[-1])
     namespace = metaclass.__prepare__(name, bases)
     for member, value in members.items():
         namespace[member] = value
@@ -145,7 +149,7 @@ def make_enum(bases, name, qualname, members, module, number, extra):  # type: i
     return remember(made, number)
 
 
-def class_setstate(made, state):  # type: ignore[no-untyped-def]
+def class_setstate(made: "Any", state: "Any") -> "Any":
     attributes, _ = state
     registered = attributes.pop("_abc_impl", ())
     for name, value in attributes.items():
@@ -160,13 +164,13 @@ def class_setstate(made, state):  # type: ignore[no-untyped-def]
     return made
 
 
-def make_typevar(name, bound, constraints, covariant, contravariant, number):  # type: ignore[no-untyped-def]
+def make_typevar(name: "Any", bound: "Any", constraints: "Any", covariant: "Any", contravariant: "Any", number: "Any") -> "Any":
     import typing
 
     return typing.TypeVar(name, *constraints, bound=bound, covariant=covariant, contravariant=contravariant)  # type: ignore[misc]
 
 
-def dataclass_sentinel(name):  # type: ignore[no-untyped-def]
+def dataclass_sentinel(name: "Any") -> "Any":
     import dataclasses
 
     return {
@@ -178,41 +182,41 @@ def dataclass_sentinel(name):  # type: ignore[no-untyped-def]
 # --- the rest -----------------------------------------------------------------------------------------------------
 
 
-def import_module(name):  # type: ignore[no-untyped-def]
+def import_module(name: "Any") -> "Any":
     __import__(name)
     return sys.modules[name]
 
 
-def make_module(name, namespace):  # type: ignore[no-untyped-def]
+def make_module(name: "Any", namespace: "Any") -> "Any":
     module = type(sys)(name)
     module.__dict__.update(namespace)
     module.__dict__["__builtins__"] = __builtins__
     return module
 
 
-def builtin_type(name):  # type: ignore[no-untyped-def]
+def builtin_type(name: "Any") -> "Any":
     import types
 
     return getattr(types, name)
 
 
-def text_file(content):  # type: ignore[no-untyped-def]
+def text_file(content: "Any") -> "Any":
     return content
 
 
-def dict_keys(keys, ordered=False):  # type: ignore[no-untyped-def]
+def dict_keys(keys: "Any", ordered: "Any" = False) -> "Any":
     return _dict(ordered, [(key, None) for key in keys]).keys()
 
 
-def dict_values(values, ordered=False):  # type: ignore[no-untyped-def]
+def dict_values(values: "Any", ordered: "Any" = False) -> "Any":
     return _dict(ordered, list(enumerate(values))).values()
 
 
-def dict_items(items, ordered=False):  # type: ignore[no-untyped-def]
+def dict_items(items: "Any", ordered: "Any" = False) -> "Any":
     return _dict(ordered, items).items()
 
 
-def _dict(ordered, items):  # type: ignore[no-untyped-def]
+def _dict(ordered: "Any", items: "Any") -> "Any":
     if not ordered:
         return dict(items)
     from collections import OrderedDict
@@ -220,7 +224,7 @@ def _dict(ordered, items):  # type: ignore[no-untyped-def]
     return OrderedDict(items)
 
 
-def find(module, path, unwrap):  # type: ignore[no-untyped-def]
+def find(module: "Any", path: "Any", unwrap: "Any") -> "Any":
     """The plain function behind ``module.path``: looked up without binding, then taken out of *unwrap* wrappers."""
     found = import_module(module)
     for name in path.split("."):
@@ -228,7 +232,7 @@ def find(module, path, unwrap):  # type: ignore[no-untyped-def]
     return unwrapped(found, unwrap)
 
 
-def unwrapped(found, steps):  # type: ignore[no-untyped-def]
+def unwrapped(found: "Any", steps: "Any") -> "Any":
     for _ in range(steps):
         found = found.__wrapped__ if hasattr(found, "__wrapped__") else found.__func__
     return found

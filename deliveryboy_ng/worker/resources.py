@@ -6,6 +6,10 @@ four methods of ``importlib.abc.ResourceReader`` that 3.8 asks for.
 
 import io
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class Reader:
     """The resources of one package, ``{path within the package: bytes}``."""
@@ -70,7 +74,7 @@ class Entry:
     def read_text(self, encoding: "str | None" = None, errors: str = "strict") -> str:
         return self.open("r", encoding=encoding, errors=errors).read()  # type: ignore[no-any-return]
 
-    def open(self, mode: str = "r", *args, **kwargs):  # type: ignore[no-untyped-def]
+    def open(self, mode: str = "r", *args: "Any", **kwargs: "Any") -> "Any":
         raw = io.BytesIO(self.read_bytes())
         if "b" in mode:
             return raw

@@ -10,8 +10,12 @@ import _frozen_importlib
 import marshal
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 LIBRARY = "deliveryboy_ng"
-_ModuleSpec = _frozen_importlib.ModuleSpec  # type: ignore[attr-defined]
+_ModuleSpec: "Any" = _frozen_importlib.ModuleSpec  # type: ignore[attr-defined]
 
 
 def install(modules: "dict[str, tuple[object, ...]]") -> None:
@@ -24,7 +28,7 @@ def install(modules: "dict[str, tuple[object, ...]]") -> None:
 class LibraryFinder:
     """The last finder asked: where this library cannot be imported, its stand-in is."""
 
-    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+    def find_spec(self, name: "Any", path: "Any" = None, target: "Any" = None) -> "Any":
         if name != LIBRARY and not name.startswith(LIBRARY + "."):
             return None
         from . import standin
@@ -41,11 +45,11 @@ class Finder:
     def __init__(self, modules: "dict[str, tuple[object, ...]]") -> None:
         self._modules = modules
 
-    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+    def find_spec(self, name: "Any", path: "Any" = None, target: "Any" = None) -> "Any":
         entry = self._modules.get(name)
         if entry is None:
             return None
-        package, file, code, source, data = entry
+        package, file, code, source, _ = entry
         if package and code is None and source is None:
             spec = _ModuleSpec(name, None, is_package=True)
             # Parts of a namespace package that are installed over here stay importable.
@@ -71,37 +75,37 @@ def _places(name: str) -> "list[str]":
 class Loader:
     """Executes one module and hands out its source and data."""
 
-    def __init__(self, package, file, code, source, data):  # type: ignore[no-untyped-def]
+    def __init__(self, package: "Any", file: "Any", code: "Any", source: "Any", data: "Any") -> None:
         self._package, self._file, self._code, self._source, self._data = package, file, code, source, data
 
-    def create_module(self, spec):  # type: ignore[no-untyped-def]
+    def create_module(self, spec: "Any") -> "Any":
         return None
 
-    def exec_module(self, module):  # type: ignore[no-untyped-def]
+    def exec_module(self, module: "Any") -> "Any":
         exec(self.get_code(module.__name__), module.__dict__)
 
-    def get_code(self, name):  # type: ignore[no-untyped-def]
+    def get_code(self, name: "Any") -> "Any":
         if self._code is not None:
             return marshal.loads(self._code)
         return compile(self._source, self._file, "exec", dont_inherit=True)
 
-    def get_source(self, name):  # type: ignore[no-untyped-def]
+    def get_source(self, name: "Any") -> "Any":
         return self._source
 
-    def get_filename(self, name):  # type: ignore[no-untyped-def]
+    def get_filename(self, name: "Any") -> "Any":
         return self._file
 
-    def is_package(self, name):  # type: ignore[no-untyped-def]
+    def is_package(self, name: "Any") -> "Any":
         return self._package
 
-    def get_data(self, path):  # type: ignore[no-untyped-def]
+    def get_data(self, path: "Any") -> "Any":
         folder = self._file.rpartition("/")[0] + "/"
         found = self._data.get(path[len(folder) :].replace("\\", "/")) if path.startswith(folder) else None
         if found is None:
             raise FileNotFoundError(2, "not among the files that travelled", path)
         return found
 
-    def get_resource_reader(self, name):  # type: ignore[no-untyped-def]
+    def get_resource_reader(self, name: "Any") -> "Any":
         if not self._package:
             return None
         from . import resources

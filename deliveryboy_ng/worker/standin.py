@@ -7,53 +7,62 @@ on, if the library is installed here; otherwise calling it raises RuntimeError: 
 than it asks for, would be a wrong answer.
 """
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 _ERROR_WORDS = ("Error", "Exceeded", "Died", "Exited", "Timeout", "Interrupted", "Lost", "Cancelled", "Unavailable", "Found")
 
 
 class Runner:
     """A delivered function as the far side knows it."""
 
-    def __init__(self, func: object = None, options: bytes = b"") -> None:
+    def __init__(self, func: "Any" = None, options: bytes = b"") -> None:
         self.__setstate__((func, options))
 
-    def __setstate__(self, state: "tuple[object, bytes]") -> None:
+    def __setstate__(self, state: "tuple[Any, bytes]") -> None:
         func, self._options = state
         self.__wrapped__ = func
         self.__name__ = getattr(func, "__name__", type(func).__name__)
         self.__doc__ = getattr(func, "__doc__", None)
 
-    def __get__(self, instance, owner=None):  # type: ignore[no-untyped-def]
+    def __get__(self, instance: "Any", owner: "Any" = None) -> "Any":
         if isinstance(self.__wrapped__, (classmethod, staticmethod)):
             return self.__wrapped__.__get__(instance, owner)
         return self if instance is None else _Method(self, instance)
 
-    def local(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+    def local(self, *args: "Any", **kwargs: "Any") -> "Any":
         """Call the function in this process."""
         return self.__wrapped__(*args, **kwargs)
 
-    def __call__(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+    def __call__(self, *args: "Any", **kwargs: "Any") -> "Any":
         from . import call
 
-        if call.current is self.__wrapped__:
+        if self.__wrapped__ is call.current:
             return self.__wrapped__(*args, **kwargs)
         return self._real()(*args, **kwargs)
 
-    def _real(self):  # type: ignore[no-untyped-def]
+    def _real(self) -> "Any":
         try:
-            from deliveryboy_ng.core import Runner as RealRunner
-        except ImportError:
-            RealRunner = None
-        if RealRunner is None or not self._options:
+            import deliveryboy_ng
+
+            # The stand-in has no version.
+            available = bool(deliveryboy_ng.__version__ and self._options)
+        except (ImportError, SyntaxError, AttributeError):
+            available = False
+        if not available:
             raise RuntimeError(
                 "the delivered function %s was called on the far side, where deliveryboy_ng is not installed; "
                 "install it there, or call %s.local(...) to run it in place" % (self.__name__, self.__name__)
             )
         import _pickle
 
-        return RealRunner(self.__wrapped__, _pickle.loads(self._options))
+        from deliveryboy_ng import core
+
+        return core.Runner(self.__wrapped__, _pickle.loads(self._options))
 
 
-_Method = type(Runner().local)
+_Method: "Any" = type(Runner().local)
 
 
 class Anything:
@@ -71,7 +80,7 @@ class Anything:
         return Anything()
 
 
-def deliver(*args, **options):  # type: ignore[no-untyped-def]
+def deliver(*args: "Any", **options: "Any") -> "Any":
     """The decorator, bare or with options; it delivers nothing."""
     if len(args) == 1 and (callable(args[0]) or isinstance(args[0], (classmethod, staticmethod))) and not options:
         return Runner(args[0])
@@ -81,11 +90,11 @@ def deliver(*args, **options):  # type: ignore[no-untyped-def]
 class Loader:
     """Makes the module that answers to the library's name."""
 
-    def create_module(self, spec):  # type: ignore[no-untyped-def]
+    def create_module(self, spec: "Any") -> "Any":
         return None
 
-    def exec_module(self, module):  # type: ignore[no-untyped-def]
-        def stand_in(name):  # type: ignore[no-untyped-def]
+    def exec_module(self, module: "Any") -> "Any":
+        def stand_in(name: "Any") -> "Any":
             if name.startswith("__"):
                 raise AttributeError(name)
             made = type(name, (Exception if name.endswith(_ERROR_WORDS) else Anything,), {"__module__": module.__name__})

@@ -10,7 +10,7 @@ Frames of a call, to here:     SETUP (marshalled dict), MODULES (marshalled dict
 Frames of a call, from here:   STARTED pid host, STDOUT, STDERR, REPLY, VERDICT key=value ..., REFUSED text
 """
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import marshal
 import posix
 import select
@@ -19,6 +19,10 @@ import time
 
 from . import call as call_process
 from . import frames, system
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 READ = 1 << 16
 # Above this many bytes waiting for a slow near side, the calls' pipes are left to fill: back-pressure instead of memory.
@@ -32,7 +36,7 @@ class Call:
     def __init__(self, number: int) -> None:
         self.number = number
         self.parts: "dict[int, list[bytes]]" = {}
-        self.setup: "dict[str, object]" = {}
+        self.setup: "dict[str, Any]" = {}
         self.pid = 0
         self.pipes: "dict[int, str]" = {}
         self.relayed = {"stdout": 0, "stderr": 0, "reply": 0}
@@ -61,6 +65,7 @@ class Supervisor:
         self.wake = self._watch_signals()
         posix.set_blocking(1, False)
         self.poll.register(self.wake, select.POLLIN)
+        self.poll.register(1, 0)
         self.poll.register(0, select.POLLIN)
 
     @staticmethod
@@ -157,11 +162,6 @@ class Supervisor:
 
     def _set_up(self, call: Call) -> None:
         call.setup = marshal.loads(call.part(frames.SETUP))
-        if call.setup["detached"]:
-            self.detached = True
-            null = posix.open("/dev/null", posix.O_RDWR)
-            posix.dup2(null, 1)
-            posix.close(null)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class Supervisor:
         call.started = time.monotonic()
         timeout = call.setup["timeout"]
         if timeout is not None:
-            call.deadline = call.started + float(timeout)  # type: ignore[arg-type]
+            call.deadline = call.started + float(timeout)
         # What wait4() needs for its answer, while the call process is busy anyway.
         import resource  # noqa: F401
 
@@ -192,6 +192,17 @@ class Supervisor:
             posix.set_blocking(fd, False)
             self.poll.register(fd, select.POLLIN)
         self.send(frames.STARTED, call.number, ("%d %s" % (pid, posix.uname().nodename)).encode())
+        if call.setup["detached"]:
+            self._detach()
+
+    def _detach(self) -> None:
+        """Say the last word, and need nobody from here on."""
+        self._drain()
+        self.detached = True
+        self.poll.unregister(1)
+        null = posix.open("/dev/null", posix.O_RDWR)
+        posix.dup2(null, 1)
+        posix.close(null)
 
     def _relay(self, fd: int) -> None:
         for call in self.calls.values():
@@ -265,7 +276,7 @@ class Supervisor:
             if call.status is not None:
                 self._finish(call)
 
-    def _reaped(self, pid: int, status: int, usage) -> None:  # type: ignore[no-untyped-def]
+    def _reaped(self, pid: int, status: int, usage: "Any") -> None:
         for call in self.calls.values():
             if call.pid == pid:
                 call.status = status
@@ -324,19 +335,22 @@ class Supervisor:
                 self._kill(call)
             else:
                 call.ending = call.ending or "timeout"
-                call.deadline = now + float(call.setup["grace"])  # type: ignore[arg-type]
+                call.deadline = now + float(call.setup["grace"])
                 system.kill_quietly(call.pid, _signal.SIGTERM)
 
     def _end(self) -> None:
         """Leave nothing behind, then deliver what is still to be said, as long as somebody listens."""
         if self.calls:
             system.kill_descendants()
+        self._drain()
+
+    def _drain(self) -> None:
         posix.set_blocking(1, True)
         try:
             while self.outgoing:
                 del self.outgoing[: posix.write(1, self.outgoing)]
         except OSError:
-            pass
+            self.outgoing.clear()
 
 
 def main(nonce: bytes, lane: str, pending: bytes) -> None:
@@ -353,7 +367,7 @@ def main(nonce: bytes, lane: str, pending: bytes) -> None:
         system.kill_descendants()
     finally:
         if code and sys.exc_info()[0] is not None:
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.excepthook(*sys.exc_info())
             system.kill_descendants()
         posix._exit(code)
 

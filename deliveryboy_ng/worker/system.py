@@ -8,6 +8,10 @@ import posix
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
@@ -25,7 +29,7 @@ def prctl(option: int, value: int) -> bool:
         import _ctypes
 
         if _prctl is None:
-            _prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")
+            _prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
         return bool(_ctypes.call_function(_prctl, (option, value, 0, 0, 0)) == 0)
     except (ImportError, OSError, AttributeError):
         return False
@@ -91,7 +95,7 @@ def kill_quietly(pid: int, signal: int) -> bool:
     return True
 
 
-def kill_descendants(spare: "frozenset[int]" = frozenset(), reaped=None, limit: float = 10.0) -> bool:  # type: ignore[no-untyped-def]
+def kill_descendants(spare: "frozenset[int]" = frozenset(), reaped: "Any" = None, limit: float = 10.0) -> bool:
     """Kill everything below this process but *spare* and what is below that; true when nothing is left.
 
     New orphans reach this process, their subreaper, only when their parent dies, so the round is repeated until one
@@ -121,7 +125,7 @@ def kill_descendants(spare: "frozenset[int]" = frozenset(), reaped=None, limit: 
         time.sleep(0.001)
 
 
-def reap(reaped=None) -> bool:  # type: ignore[no-untyped-def]
+def reap(reaped: "Any" = None) -> bool:
     """Wait for every child that has ended; false when there are no children at all."""
     while True:
         try:

@@ -1,0 +1,667 @@
+"""The three ways of use, and what a call is like on the far side."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import is_alive, kill, processes_with, wait_until
+
+from deliveryboy_ng import (
+    CallCancelled,
+    Command,
+    Delivery,
+    DeliveryBoy,
+    DeliveryBoyDecorator,
+    DeliveryOptionError,
+    Limits,
+    Local,
+    ProtectionUnavailable,
+    Receipt,
+    Sudo,
+    Verdict,
+    deliver,
+)
+
+
+@deliver
+def add(a: int, b: int = 2, *, c: int = 3) -> int:
+    """Adds."""
+    return a + b + c
+
+
+@deliver(timeout=30)
+def pid() -> int:
+    return os.getpid()
+
+
+class Account:
+    kind = "checking"
+
+    def __init__(self, balance: int) -> None:
+        self.balance = balance
+
+    @deliver
+    def plus(self, amount: int) -> int:
+        return self.balance + amount
+
+    @deliver
+    @classmethod
+    def name_of(cls, suffix: str) -> str:
+        return cls.kind + suffix
+
+    @deliver
+    @staticmethod
+    def double(x: int) -> int:
+        return 2 * x
+
+    @classmethod
+    @deliver
+    def inner_classmethod(cls, x: int) -> tuple[str, int]:
+        return cls.kind, x
+
+    @staticmethod
+    @deliver
+    def inner_staticmethod(x: int) -> int:
+        return 3 * x
+
+
+def test_decorator_bare_runs_in_another_process() -> None:
+    assert add(1) == 6
+    assert add(1, 5, c=10) == 16
+    assert pid() != os.getpid()
+
+
+def test_decorator_keeps_name_and_docstring() -> None:
+    assert add.__name__ == "add"
+    assert add.__doc__ == "Adds."
+    assert add.__wrapped__(1) == 6
+
+
+def test_every_transport_runs_the_function(chain: Any) -> None:
+    runner = add.with_options(transport=chain)
+    assert runner(1, c=4) == 7
+    receipt = runner.run(1)
+    assert receipt.ok and receipt.value == 6 and receipt.verdict is Verdict.RETURNED
+    assert receipt.returncode == 0 and receipt.remote_pid and receipt.pid
+
+
+def test_sudo_runs_as_the_other_user() -> None:
+    import conftest
+
+    assert deliver(transport=conftest.need_sudo())(lambda: os.getuid())() == 65534
+
+
+@pytest.mark.parametrize(
+    "keywords", [{"transport": "sudo", "transport_params": ["-n", "-u", "nobody"]}, {"transport": "sudo -n -u nobody"}]
+)
+def test_transport_as_a_string_works(keywords: dict[str, Any]) -> None:
+    import conftest
+
+    conftest.need_sudo()
+    assert DeliveryBoyDecorator(**keywords)(lambda: os.getuid())() == 65534
+
+
+def test_methods_run_with_their_instance_or_class() -> None:
+    account = Account(40)
+    assert account.plus(2) == 42
+    assert Account.plus(account, 3) == 43
+    assert account.name_of("!") == Account.name_of("!") == "checking!"
+    assert Account.double(4) == account.double(4) == 8
+    assert account.plus.local(2) == 42
+    assert account.plus.run(2).value == 42
+    assert account.plus.submit(5).result() == 45
+    assert Account.name_of.run("?").value == "checking?"
+    assert Account.inner_classmethod(1) == ("checking", 1)
+    assert Account.inner_staticmethod(2) == 6
+
+
+def test_local_stays_in_this_process() -> None:
+    assert pid.local() == os.getpid()
+
+
+def test_run_returns_a_receipt_and_raises_nothing() -> None:
+    receipt = deliver(lambda: 1 // 0).run()
+    assert isinstance(receipt, Receipt)
+    assert receipt.verdict is Verdict.RAISED and not receipt.ok
+    assert isinstance(receipt.exception, ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError):
+        receipt.unwrap()
+
+
+def test_receipt_becomes_json() -> None:
+    import json
+
+    record = json.loads(json.dumps(add.run(1).to_dict()))
+    assert record["verdict"] == "RETURNED" and record["value"] == "6" and record["usage"]["wall"] >= 0
+
+
+def test_submit_gives_a_future_with_pids() -> None:
+    delivery = pid.submit()
+    assert isinstance(delivery, Delivery) and isinstance(delivery, concurrent.futures.Future)
+    assert delivery.result(30) == delivery.remote_pid
+    assert delivery.pid != delivery.remote_pid
+    assert delivery.receipt().value == delivery.remote_pid
+
+
+def test_submit_works_with_wait_and_as_completed_and_await() -> None:
+    deliveries = [add.submit(n) for n in range(4)]
+    done, pending = concurrent.futures.wait(deliveries, 30)
+    assert not pending and sorted(d.result() for d in done) == [5, 6, 7, 8]
+    assert {d.result() for d in concurrent.futures.as_completed([add.submit(1), add.submit(2)], 30)} == {6, 7}
+
+    async def main() -> int:
+        return await add.submit(10)
+
+    assert asyncio.run(main()) == 15
+
+
+def test_submit_exception_is_the_original() -> None:
+    delivery = deliver(lambda: {}["missing"]).submit()
+    assert isinstance(delivery.exception(30), KeyError)
+    assert delivery.receipt().verdict is Verdict.RAISED
+
+
+def test_cancel_kills_a_running_call(chain: Any, tmp_path: Path) -> None:
+    mark = f"DELIVERYBOY_CANCEL_{os.getpid()}_{time.monotonic_ns()}"
+
+    def sleep() -> None:
+        import subprocess
+        import time
+
+        subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        time.sleep(1000)
+
+    delivery = (
+        deliver(
+            sleep,
+        )
+        .with_options(transport=chain, env={mark: "1"})
+        .submit()
+    )
+    assert delivery.remote_pid
+    assert wait_until(lambda: processes_with(mark))
+    assert delivery.cancel()
+    assert delivery.cancelled() and delivery.done()
+    with pytest.raises(concurrent.futures.CancelledError):
+        delivery.result()
+    with pytest.raises(CallCancelled):
+        delivery.receipt()
+    assert wait_until(lambda: not processes_with(mark), 5), processes_with(mark)
+
+
+def test_cancel_before_the_greeting_ends_the_transport() -> None:
+    delivery = deliver(transport=Command(["sh", "-c", 'sleep 1000; exec "$@"', "sh"]), connect_timeout=100)(lambda: 1).submit()
+    assert delivery.cancel()
+    assert wait_until(lambda: not any(t.name.startswith("deliveryboy") for t in threading.enumerate()), 10)
+
+
+def test_with_options_makes_a_new_runner() -> None:
+    quick = add.with_options(timeout=5)
+    assert quick is not add and quick.options.timeout == 5 and add.options.timeout is None
+    assert quick(1) == 6
+    with pytest.raises(AttributeError):
+        quick.options.timeout = 6  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "given, hint", [({"time_out": 3}, "timeout"), ({"transprot": "sudo"}, "transport"), ({"zzz": 1}, "the options are")]
+)
+def test_unknown_option_is_refused_with_a_suggestion(given: dict[str, Any], hint: str) -> None:
+    for make in (
+        lambda: deliver(**given),
+        lambda: DeliveryBoyDecorator(**given),
+        lambda: DeliveryBoy(len, **given),
+        lambda: add.with_options(**given),
+    ):
+        with pytest.raises(DeliveryOptionError, match=hint):
+            make()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"timeout": -1},
+        {"timeout": "3"},
+        {"timeout": True},
+        {"input": "text"},
+        {"env": {"A=B": "1"}},
+        {"env": {"A": 1}},
+        {"output": "nowhere"},
+        {"max_output": "many"},
+        {"limits": {"cpu": 1}},
+        {"modules": "numpy"},
+        {"transport": 3},
+        {"transport": []},
+        {"transport": ""},
+        {"transport_params": ["-u"], "transport": Local()},
+        {"executable": ""},
+        {"umask": 0o7777},
+        {"asynchronous": "yes"},
+        {"cwd": 3},
+    ],
+)
+def test_nonsense_is_refused_before_anything_runs(given: dict[str, Any]) -> None:
+    with pytest.raises(DeliveryOptionError):
+        deliver(**given)
+
+
+def test_wrong_arguments_are_a_type_error_here() -> None:
+    with pytest.raises(TypeError, match="add"):
+        add()  # type: ignore[call-arg]
+    with pytest.raises(DeliveryOptionError):
+        deliver(3)  # type: ignore[call-overload]
+
+
+# --- the runner of deliveryboy 0.1.0 --------------------------------------------------------------------------------
+
+
+def test_delivery_boy_is_reconfigurable_and_keeps_its_boxes() -> None:
+    def work(x: int) -> int:
+        print("working on", x)
+        return x * 2
+
+    boy = DeliveryBoy(work, None, [], sys.executable, False, True)
+    assert boy.outbox is None
+    assert boy(4) == 8
+    assert boy.inbox.args == (4,) and boy.inbox.func is work
+    assert boy.outbox is not None and boy.outbox.return_value == 8 and boy.outbox.stdout == "working on 4\n"
+    boy.transport, boy.transport_params = "env", ["-u", "HOME"]
+    boy.func = lambda: os.environ.get("HOME", "gone")
+    assert boy() == "gone"
+    assert boy.outbox.return_value == "gone"
+
+
+def test_delivery_boy_boxes_belong_to_their_thread() -> None:
+    boy = DeliveryBoy(lambda x: x)
+    seen: dict[int, Any] = {}
+
+    def use(n: int) -> None:
+        boy(n)
+        seen[n] = (boy.inbox.args, boy.outbox.return_value if boy.outbox else None)
+
+    threads = [threading.Thread(target=use, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {n: ((n,), n) for n in range(4)}
+    assert boy.outbox is None
+
+
+def test_delivery_boy_decorates_methods() -> None:
+    class Thing:
+        value = 3
+
+        @DeliveryBoy
+        def get(self, n: int) -> int:
+            return self.value + n
+
+    assert Thing().get(4) == 7
+
+
+def test_one_runner_from_many_threads_never_mixes_results() -> None:
+    @deliver(output="capture")
+    def echo(n: int) -> tuple[int, bytes]:
+        print("out", n)
+        return n, b"x" * n
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        receipts = list(pool.map(echo.run, range(32)))
+    assert [r.value for r in receipts] == [(n, b"x" * n) for n in range(32)]
+    assert [r.stdout for r in receipts] == [b"out %d\n" % n for n in range(32)]
+
+
+# --- asynchronous ---------------------------------------------------------------------------------------------------
+
+
+def test_asynchronous_returns_at_once_and_the_child_finishes(chain: Any, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    for folder in tmp_path.parents:
+        if folder.stat().st_uid == os.getuid() and str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    target = tmp_path / "done"
+    from deliveryboy_ng import Bubblewrap
+
+    if isinstance(chain, Bubblewrap):
+        chain = Bubblewrap(write=(str(tmp_path),))
+
+    def work(path: str) -> None:
+        import time
+
+        for _ in range(200):
+            print("x" * 10_000)
+        time.sleep(0.3)
+        with open(path, "w") as file:
+            file.write("finished")
+
+    started = time.monotonic()
+    pid = deliver(transport=chain, asynchronous=True)(work)(str(target))
+    assert time.monotonic() - started < 3
+    assert isinstance(pid, int) and pid > 1
+    assert not target.exists() or target.read_text() == "finished"
+    assert wait_until(lambda: target.exists() and target.read_text() == "finished", 15)
+    assert wait_until(lambda: not os.path.exists(f"/proc/{pid}"), 10), "a zombie stayed"
+    assert wait_until(lambda: not any(t.name.startswith("deliveryboy") for t in threading.enumerate()), 10)
+
+
+def test_asynchronous_pid_is_the_interpreters_without_a_transport(tmp_path: Path) -> None:
+    def work() -> None:
+        import time
+
+        time.sleep(0.5)
+
+    for options in ({"asynchronous": True}, {"async": True}):
+        pid = deliver(
+            work,
+        ).with_options(**options)()
+        assert "python" in os.readlink(f"/proc/{pid}/exe")
+        assert wait_until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"), 10)
+
+
+def test_asynchronous_outlives_its_caller(script: Any, tmp_path: Path) -> None:
+    target = tmp_path / "done"
+    result = script(
+        f"""
+import time
+from deliveryboy_ng import deliver
+
+@deliver(asynchronous=True)
+def work(path):
+    time.sleep(0.5)
+    open(path, "w").write("finished")
+
+print(work({str(target)!r}))
+"""
+    )
+    assert result.returncode == 0, result.stderr
+    assert not target.exists()
+    assert wait_until(lambda: target.exists() and target.read_text() == "finished", 10)
+
+
+def test_asynchronous_timeout_holds_on_the_far_side(tmp_path: Path) -> None:
+    def work() -> None:
+        import time
+
+        time.sleep(1000)
+
+    pid = deliver(asynchronous=True, timeout=0.3, grace=0.1)(work)()
+    assert wait_until(lambda: not is_alive(pid), 10)
+
+
+def test_asynchronous_limits_hold_on_the_far_side(tmp_path: Path) -> None:
+    target = tmp_path / "limit"
+
+    def work(path: str) -> None:
+        import resource
+
+        with open(path, "w") as file:
+            file.write(str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+
+    deliver(asynchronous=True, limits=Limits(open_files=77))(work)(str(target))
+    assert wait_until(lambda: target.exists() and target.read_text() == "77")
+
+
+def test_asynchronous_failure_to_start_is_an_error() -> None:
+    from deliveryboy_ng import InterpreterNotFound, TransportNotFound
+
+    with pytest.raises(InterpreterNotFound):
+        deliver(asynchronous=True, executable="/nonexistent/python")(lambda: 1)()
+    with pytest.raises(TransportNotFound):
+        deliver(asynchronous=True, transport=Command(["/nonexistent/transport"]))(lambda: 1)()
+
+
+# --- the far side's surroundings ------------------------------------------------------------------------------------
+
+
+def test_input_is_the_calls_stdin_and_otherwise_empty(chain: Any) -> None:
+    def read() -> bytes:
+        import sys
+
+        return sys.stdin.buffer.read()
+
+    data = bytes(range(256)) * 400
+    runner = deliver(transport=chain)(read)
+    assert runner() == b""
+    assert runner.with_options(input=data)() == data
+
+
+def test_signals_are_as_at_the_start_of_a_program(script: Any) -> None:
+    result = script(
+        """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
+from deliveryboy_ng import deliver
+
+@deliver
+def look():
+    import signal
+    return (signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGTERM),
+            signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+hup, usr1, term, own_int, mask = look()
+assert (hup, usr1, term) == (signal.SIG_DFL,) * 3, (hup, usr1, term)
+assert own_int and not mask, (own_int, mask)
+"""
+    )
+    assert result.returncode == 0, result.stderr.decode()
+
+
+def test_umask_environment_and_cwd(chain: Any) -> None:
+    def look() -> tuple[int, str, str | None, str]:
+        import os
+
+        mask = os.umask(0)
+        return mask, os.environ["DELIVERYBOY_A"], os.environ.get("LOGNAME"), os.getcwd()
+
+    old = os.umask(0o027)
+    try:
+        runner = deliver(transport=chain, env={"DELIVERYBOY_A": "ä", "LOGNAME": None}, cwd="/usr")(look)
+        assert runner() == (0o027, "ä", None, "/usr")
+        assert runner.with_options(umask=0o077)()[0] == 0o077
+    finally:
+        os.umask(old)
+
+
+def test_locale_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    import conftest
+
+    def look() -> tuple[str | None, str | None, str, float]:
+        import locale
+        import os
+
+        return os.environ.get("LC_NUMERIC"), os.environ.get("LANGUAGE"), locale.setlocale(locale.LC_CTYPE), 0.5
+
+    monkeypatch.setenv("LC_NUMERIC", "C.UTF-8")
+    monkeypatch.setenv("LANGUAGE", "de:en")
+    for transport in (Local(), conftest.need_sudo()):
+        assert deliver(transport=transport)(look)()[:2] == ("C.UTF-8", "de:en")
+    monkeypatch.delenv("LANGUAGE")
+    assert deliver(look)()[1] is None
+
+
+def test_cwd_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ProtectionUnavailable, match="cannot be entered"):
+        deliver(cwd="/nonexistent")(lambda: 1)()
+
+
+def test_random_state_is_the_calls_own() -> None:
+    import random
+
+    random.seed(1)
+    numbers = {deliver(lambda: __import__("random").random())() for _ in range(3)}
+    assert len(numbers) == 3
+
+
+def test_limits_are_set_in_the_call_process(chain: Any) -> None:
+    def look() -> list[tuple[int, int]]:
+        import resource
+
+        return [
+            resource.getrlimit(r) for r in (resource.RLIMIT_CPU, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE, resource.RLIMIT_AS)
+        ]
+
+    limits = Limits(cpu=7, open_files=66, core=0, address_space="512M")
+    assert deliver(transport=chain, limits=limits)(look)() == [(7, 8), (66, 66), (0, 0), (512 << 20, 512 << 20)]
+
+
+def test_limit_that_cannot_be_raised_is_refused_before_the_function_runs(tmp_path: Path) -> None:
+    import conftest
+    import resource
+
+    trace = tmp_path / "ran"
+    limits = Limits(rlimits={resource.RLIMIT_NOFILE: (1 << 30, 1 << 30)})
+    with pytest.raises(ProtectionUnavailable, match="RLIMIT_NOFILE"):
+        deliver(transport=conftest.need_sudo(), limits=limits)(lambda path: open(path, "w"))(str(trace))
+    assert not trace.exists()
+
+
+def test_function_sees_nothing_of_the_worker() -> None:
+    def look() -> tuple[Any, ...]:
+        import os
+        import sys
+
+        main = sys.modules["__main__"]
+        return (
+            sys.argv,
+            sorted(name for name in vars(main) if not name.startswith("__")),
+            sorted(os.listdir("/proc/self/fd")),
+            os.getsid(0) == os.getpid(),
+        )
+
+    argv, names, fds, leader = deliver(look)()
+    assert argv == [""] and names == [] and leader
+    assert fds == ["0", "1", "2", "3", "4"], "0-2, the reply, and the listing's own"
+
+
+def test_coroutine_functions_run_to_completion() -> None:
+    @deliver
+    async def work(n: int) -> int:
+        await asyncio.sleep(0.01)
+        return n + 1
+
+    assert work(1) == 2
+
+
+def test_exit_functions_run_and_their_output_arrives() -> None:
+    def work() -> int:
+        import atexit
+
+        atexit.register(print, "bye")
+        return 1
+
+    receipt = deliver(work).run()
+    assert receipt.value == 1 and receipt.stdout == b"bye\n"
+
+
+# --- Ctrl-C ---------------------------------------------------------------------------------------------------------
+
+INTERRUPTED = """
+import os, sys, signal, threading, time
+from deliveryboy_ng import deliver
+
+@deliver
+def work(stubborn):
+    import time
+    print("begun", flush=True)
+    try:
+        time.sleep(1000)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        if stubborn:
+            time.sleep(1000)
+        raise
+
+before = signal.getsignal(signal.SIGINT), os.getcwd(), list(sys.path), len(os.listdir("/proc/self/fd"))
+try:
+    work(sys.argv[1] == "stubborn")
+except KeyboardInterrupt as error:
+    print("caught", flush=True)
+assert before == (signal.getsignal(signal.SIGINT), os.getcwd(), list(sys.path), len(os.listdir("/proc/self/fd")))
+assert threading.active_count() == 1
+"""
+
+
+def test_ctrl_c_reaches_the_call_first_and_kills_it_second(tmp_path: Path) -> None:
+    import subprocess
+
+    path = tmp_path / "program.py"
+    path.write_text(INTERRUPTED)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    for kind, times in (("meek", 1), ("stubborn", 2)):
+        child = subprocess.Popen([sys.executable, str(path), kind], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"begun\n"
+        child.send_signal(signal.SIGINT)
+        assert child.stdout.readline() == b"interrupted\n"
+        if times == 2:
+            child.send_signal(signal.SIGINT)
+        rest, errors = child.communicate(timeout=30)
+        assert (rest, child.returncode) == (b"caught\n", 0), errors.decode()
+
+
+def test_caller_killed_takes_the_call_with_it(chain: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    import pickle
+    import subprocess
+
+    mark = f"DELIVERYBOY_ORPHAN_{os.getpid()}_{time.monotonic_ns()}"
+    path = tmp_path / "program.py"
+    path.write_text(
+        """
+import pickle, sys
+from deliveryboy_ng import deliver
+chain, mark = pickle.loads(sys.stdin.buffer.read())
+
+@deliver(transport=chain, env={mark: "1"})
+def work():
+    import subprocess, time
+    subprocess.Popen(["sh", "-c", "sleep 1000 & sleep 1000"], start_new_session=True)
+    print("begun", flush=True)
+    time.sleep(1000)
+
+work()
+"""
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    child = subprocess.Popen([sys.executable, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+    assert child.stdin is not None and child.stdout is not None
+    child.stdin.write(pickle.dumps((chain, mark)))
+    child.stdin.close()
+    assert child.stdout.readline() == b"begun\n"
+    assert processes_with(mark)
+    kill(child.pid)
+    child.wait()
+    child.stdout.close()
+    assert wait_until(lambda: not processes_with(mark), 5), processes_with(mark)
+
+
+def test_partial_and_callable_instances() -> None:
+    class Adder:
+        def __init__(self, n: int) -> None:
+            self.n = n
+
+        def __call__(self, x: int) -> int:
+            return x + self.n
+
+        def method(self, x: int) -> int:
+            return x * self.n
+
+    assert deliver(Adder(3))(4) == 7
+    assert deliver(Adder(3).method)(4) == 12
+    assert deliver(functools.partial(lambda a, b, c: (a, b, c), 1, c=3))(2) == (1, 2, 3)
+
+
+def test_sudo_is_the_default_for_root_only_by_name() -> None:
+    assert Sudo().wrap(["x"]) == ["sudo", "-n", "-u", "root", "--", "x"]
