@@ -160,7 +160,7 @@ class Journey:
             "magic": packing.MAGIC if box.by_value else b"",
             "python": platform.python_version(),
             "same_files": None if elsewhere else _files_stamp(),
-            "path": [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)],
+            "path": _import_path(),
             "prefixes": (sys.prefix, sys.exec_prefix),
         }
 
@@ -295,6 +295,13 @@ def _none_found(failures: list[InterpreterNotFound]) -> InterpreterNotFound:
 
 
 # --- what the caller's process is like -----------------------------------------------------------------------------
+
+
+def _import_path() -> list[str]:
+    """``sys.path``, and where this library lies: an editable install of it is found by a hook that stays behind."""
+    path = [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return path if home in path else [*path, home]
 
 
 def _umask() -> int:

@@ -101,7 +101,9 @@ class Limits:
             return {}
         import resource
 
-        names = {number: name[7:] for name, number in vars(resource).items() if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"}
+        names = {
+            number: name[7:] for name, number in vars(resource).items() if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"
+        }
         found = {}
         for number, pair in self.rlimits.items():
             if (

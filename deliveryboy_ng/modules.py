@@ -232,6 +232,7 @@ class Collector:
     def add_named(self, name: str) -> None:
         """Let a module travel, with all below it, although it is installed."""
         self.named = (*self.named, name)
+        self.entries.pop(name, None)
         self._add_all(name)
 
     def is_named(self, name: str) -> bool:

@@ -7,8 +7,8 @@ import functools
 import importlib.util
 import marshal
 from collections.abc import Iterator
-from importlib.machinery import ModuleSpec
-from typing import Any
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
 
 from .worker import frames
 
@@ -21,8 +21,8 @@ _LINE = 960
 
 @functools.cache
 def _first_stage() -> str:
-    spec = _spec("assembler")
-    text: str = spec.loader.get_source(spec.name)  # type: ignore[union-attr, attr-defined]
+    loader = _loader("assembler")
+    text = loader.get_data(loader.path).decode()
     # One line: some login shells cannot take a quoted newline.
     return f"exec({text.split(chr(34) * 3)[2].strip()!r})"
 
@@ -36,11 +36,13 @@ def command_line(executable: str, nonce: str) -> list[str]:
 def _worker(same_version: bool) -> bytes:
     parts: dict[str, bytes | str] = {}
     for name in MODULES:
-        spec = _spec(name)
-        loader: Any = spec.loader
+        loader = _loader(name)
         # The one without a name is executed at once, the others are imported when they are first needed.
-        key = "" if name == "boot" else spec.name
-        parts[key] = marshal.dumps(loader.get_code(spec.name)) if same_version else loader.get_source(spec.name)
+        key = "" if name == "boot" else loader.name
+        if same_version:
+            parts[key] = marshal.dumps(loader.get_code(loader.name))
+        else:
+            parts[key] = loader.get_data(loader.path).decode()
     return marshal.dumps(parts, 2)
 
 
@@ -57,7 +59,6 @@ def worker_lines(nonce: bytes, magic: bytes, lane: str) -> Iterator[bytes]:
     yield b"".join((frames.mark(nonce, frames.TO_FAR), f"worker {encoding} {len(worker)} {lane}\n".encode(), worker))
 
 
-def _spec(name: str) -> ModuleSpec:
-    spec = importlib.util.find_spec(f"{_PACKAGE}.{name}")
-    assert spec is not None
-    return spec
+def _loader(name: str) -> SourceFileLoader:
+    # By file, not by import: in a call that delivers further, the worker's modules are those that came with the call.
+    return SourceFileLoader(f"{_PACKAGE}.{name}", str(Path(__file__).parent / "worker" / f"{name}.py"))

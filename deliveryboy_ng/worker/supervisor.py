@@ -84,13 +84,13 @@ class Supervisor:
     def serve(self, pending: bytes) -> None:
         """Run until the near side hangs up, or says that the call just done was the last."""
         self._take(pending)
-        while not self.stop:
-            if not (self.listening or self.calls):
+        while True:
+            self._flush()
+            if self.stop or not (self.listening or self.calls):
                 break
             for fd, event in self.poll.poll(self._patience()):
                 self._handle(fd, event)
             self._check_clock()
-            self._flush()
         self._end()
 
     # --- the wire -------------------------------------------------------------------------------------------------

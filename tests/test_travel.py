@@ -1,0 +1,702 @@
+"""What travels: functions of every kind, the caller's own modules, arguments of any size.
+
+PYTEST_DONT_REWRITE: a rewritten assert refers to pytest, which is not installed where these functions go.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import importlib
+import io
+import os
+import pickletools
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import conftest
+import pytest
+
+from deliveryboy_ng import DeliveryPackingError, DeliveryPickleError, Sudo, VersionMismatchError, deliver, packing
+
+FACTOR = 3
+LOCK = threading.Lock()
+
+
+def helper(x: int) -> int:
+    return x * FACTOR
+
+
+def uses_helper(x: int) -> int:
+    return helper(x) + 1
+
+
+def uses_lock() -> bool:
+    return LOCK.locked()
+
+
+def keyword_defaults(a: int, b: int = 2, *rest: int, c: int = 3, **more: int) -> tuple[Any, ...]:
+    return a, b, rest, c, more
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: int
+    y: int
+
+    def moved(self, by: int) -> Point:
+        return Point(self.x + by, self.y + by)
+
+
+class Pair(NamedTuple):
+    left: int
+    right: str
+
+
+class Problem(Exception):
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text, code)
+        self.code = code
+
+
+# --- functions ------------------------------------------------------------------------------------------------------
+
+
+def test_functions_of_every_kind(chain: Any) -> None:
+    captured = [1, 2]
+
+    def nested(x: int) -> list[int]:
+        return [*captured, x]
+
+    def recursive(n: int) -> int:
+        return 1 if n < 2 else n * recursive(n - 1)
+
+    send = functools.partial(deliver, **{"transport": chain})
+    assert send()(uses_helper)(2) == 7
+    assert send()(nested)(3) == [1, 2, 3]
+    assert send()(lambda x: x + FACTOR)(1) == 4
+    assert send()(recursive)(5) == 120
+    assert send()(keyword_defaults)(1, 5, 6, c=7, d=8) == (1, 5, (6,), 7, {"d": 8})
+    assert send()(keyword_defaults)(1) == (1, 2, (), 3, {})
+    assert send()(functools.partial(keyword_defaults, c=9))(1)[3] == 9
+    assert send()(Point(1, 2).moved)(1) == Point(2, 3)
+    assert send()(len)("abc") == 3
+
+
+def test_mutual_recursion_and_cycles() -> None:
+    def even(n: int) -> bool:
+        return n == 0 or odd(n - 1)
+
+    def odd(n: int) -> bool:
+        return n != 0 and even(n - 1)
+
+    loop: list[Any] = []
+    loop.append(loop)
+    assert deliver(even)(10)
+    assert deliver(lambda cycle: cycle[0] is cycle)(loop)
+
+
+def test_delivered_function_that_calls_itself_runs_in_place(chain: Any) -> None:
+    @deliver(transport=chain)
+    def factorial(n: int) -> tuple[int, set[int]]:
+        if n < 2:
+            return 1, {os.getpid()}
+        value, pids = factorial(n - 1)
+        return value * n, pids | {os.getpid()}
+
+    value, pids = factorial(5)
+    assert value == 120 and len(pids) == 1
+
+
+def test_delivered_function_that_calls_another_delivers_it_or_says_why() -> None:
+    @deliver
+    def inner() -> int:
+        return os.getpid()
+
+    @deliver
+    def outer() -> tuple[int, int, int]:
+        return os.getpid(), inner(), inner.local()
+
+    mine, others, local = outer()
+    assert mine == local != others
+    with pytest.raises(RuntimeError, match="not installed"):
+        deliver(transport=conftest.need_sudo(), executable="/usr/bin/python3")(lambda: inner())()
+
+
+def test_state_of_globals_is_the_current_one() -> None:
+    global FACTOR
+    FACTOR = 10
+    try:
+        assert deliver(uses_helper)(1) == 11
+    finally:
+        FACTOR = 3
+
+
+def test_functions_of_a_program_and_a_repl(script: Any, tmp_path: Path) -> None:
+    program = """
+import enum, dataclasses, sys
+from deliveryboy_ng import deliver, DeliveryPickleError
+
+class Colour(enum.Enum):
+    RED = 1
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    def double(self):
+        return Point(self.x * 2)
+
+class Problem(Exception):
+    pass
+
+BASE = 5
+
+@deliver
+def work(point, colour):
+    import pickle
+    assert pickle.loads(pickle.dumps(point)) == point, "classes can be found by name over there too"
+    return point.double(), colour, Colour.RED, BASE, work
+
+point, colour, red, base, again = work(Point(4), Colour.RED)
+assert point == Point(8) and type(point) is Point and isinstance(point, Point)
+assert colour is Colour.RED and red is Colour.RED and base == 5
+
+@deliver
+def fail():
+    raise Problem("oh", 1)
+
+try:
+    fail()
+except Problem as error:
+    assert error.args == ("oh", 1)
+print("fine")
+"""
+    program = program.replace(", BASE, work\n", ", BASE, None\n")
+    result = script(program)
+    assert result.stdout == b"fine\n", result.stderr.decode()
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    typed = b"""from deliveryboy_ng import deliver
+base = 5
+@deliver
+def work(x):
+    return x + base
+
+work(2)
+"""
+    repl = subprocess.run([sys.executable, "-i", "-q"], input=typed, capture_output=True, env=env, check=False)
+    assert repl.stdout == b"7\n", repl.stderr.decode()
+
+
+def test_function_of_a_notebook_cell_travels() -> None:
+    # What a notebook kernel does with a cell: compile it under a made-up name and run it in __main__.
+    result = subprocess.run(
+        [sys.executable, "-c", """
+import sys, linecache
+cell = 'from deliveryboy_ng import deliver\\n@deliver\\ndef f(x):\\n    return 1 / x\\n'
+linecache.cache["<ipython-input-1>"] = (len(cell), None, cell.splitlines(True), "<ipython-input-1>")
+exec(compile(cell, "<ipython-input-1>", "exec"), globals())
+print(f(4))
+import traceback
+try:
+    f(0)
+except ZeroDivisionError:
+    text = traceback.format_exc()
+assert '"<ipython-input-1>", line 4' in text and "return 1 / x" in text, text
+"""],
+        capture_output=True, check=False, env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+    )  # fmt: skip
+    assert result.stdout == b"0.25\n", result.stderr.decode()
+
+
+# --- what comes back of the caller's own classes --------------------------------------------------------------------
+
+
+def test_instances_come_back_as_the_callers_own_classes(chain: Any) -> None:
+    class Nested:
+        def __init__(self) -> None:
+            self.me = self
+
+    def work(point: Point, colour: Colour, pair: Pair) -> tuple[Any, ...]:
+        assert point.moved(0) == point and colour is Colour.RED
+        return point.moved(1), colour, Colour.BLUE, Pair(1, "a"), Nested(), Point, helper
+
+    point, red, blue, pair, nested, cls, function = deliver(transport=chain)(work)(Point(1, 2), Colour.RED, Pair(3, "b"))
+    assert point == Point(2, 3) and type(point) is Point
+    assert red is Colour.RED and blue is Colour.BLUE
+    assert pair == Pair(1, "a") and type(pair) is Pair
+    assert type(nested) is Nested and nested.me is nested
+    assert cls is Point and function is helper
+
+
+def test_exceptions_of_the_callers_own_classes_are_caught_as_such(chain: Any) -> None:
+    def work() -> None:
+        raise Problem("oh", 7)
+
+    with pytest.raises(Problem) as caught:
+        deliver(transport=chain)(work)()
+    assert caught.value.code == 7 and caught.value.args == ("oh", 7)
+
+
+def test_what_was_made_on_the_far_side_is_refused_by_name() -> None:
+    def make_function() -> Any:
+        def made_there() -> None: ...
+
+        return made_there
+
+    def make_class() -> Any:
+        class MadeThere: ...
+
+        return MadeThere()
+
+    def make_lambda() -> Any:
+        return [lambda: 1]
+
+    for function, name in ((make_function, "made_there"), (make_class, "MadeThere"), (make_lambda, "lambda")):
+        with pytest.raises(DeliveryPickleError, match=name):
+            deliver(function)()
+
+
+# --- what cannot travel ---------------------------------------------------------------------------------------------
+
+
+class Holder:
+    def __init__(self, what: Any) -> None:
+        self.deep = {"list": [1, what]}
+
+
+@pytest.mark.parametrize(
+    "args, kwargs, path",
+    [
+        ((1, {"key": [threading.Lock()]}), {}, "argument 2['key'][0]"),
+        ((), {"x": Holder(threading.Lock())}, "argument 'x'.deep['list'][1]"),
+        ((functools.partial(print, threading.Lock()),), {}, "argument 1 argument 1"),
+    ],
+)
+def test_refusal_names_the_path_to_the_offender(args: Any, kwargs: Any, path: str) -> None:
+    @deliver(transport=conftest.Local())
+    def work(*args: Any, **kwargs: Any) -> None: ...
+
+    with pytest.raises(DeliveryPackingError) as caught:
+        work(*args, **kwargs)
+    assert caught.value.path == path
+    assert path in str(caught.value) and "lock" in str(caught.value)
+
+
+def test_refusal_names_globals_and_closures() -> None:
+    with pytest.raises(DeliveryPackingError) as caught:
+        deliver(uses_lock)()
+    assert caught.value.path == "function 'uses_lock' global 'LOCK'"
+    lock = threading.Lock()
+    with pytest.raises(DeliveryPackingError, match="closure variable 'lock'"):
+        deliver(lambda: lock)()
+    with pytest.raises(DeliveryPackingError, match="argument 1"):
+        deliver(print)(x for x in [1])
+
+
+# --- modules --------------------------------------------------------------------------------------------------------
+
+PACKAGE = {
+    "shop/__init__.py": "NAME = 'shop'\n",
+    "shop/prices.py": "from . import tax\nfrom .deep.down import bottom\ndef price(x):\n    return tax.add(x) + bottom()\n",
+    "shop/tax.py": "import json\ndef add(x):\n    return x + json.loads('1')\n",
+    "shop/deep/__init__.py": "",
+    "shop/deep/down.py": "import plain\ndef bottom():\n    return plain.ZERO\n",
+    "shop/unused.py": "raise RuntimeError('nobody asked for this')\n",
+    "plain.py": "ZERO = 0\nfrom spaced.inner import thing\n",
+    "spaced/inner/thing.py": "VALUE = 'namespace'\n",
+    "huge.bin": b"x" * 3_000_000,
+}
+
+
+def test_modules_travel_in_every_spelling(project: Any, chain: Any) -> None:
+    project(
+        {
+            **PACKAGE,
+            "spelled.py": """
+import shop.prices
+import shop.prices as sp
+from shop.prices import price
+from shop import tax as renamed
+import plain
+
+def dotted(x): return shop.prices.price(x)
+def aliased(x): return sp.price(x)
+def named(x): return price(x)
+def renaming(x): return renamed.add(x)
+def single(): return plain.thing.VALUE
+def inside(x):
+    import shop.prices
+    from shop.deep import down
+    return shop.prices.price(x) + down.bottom()
+def dynamic():
+    import importlib
+    return importlib.import_module("shop.tax").add(1)
+""",
+        }
+    )
+    import spelled  # type: ignore[import-not-found]
+
+    send = functools.partial(deliver, **{"transport": chain, "cwd": "/"})
+    for function in (spelled.dotted, spelled.aliased, spelled.named, spelled.renaming, spelled.inside):
+        assert send()(function)(4) == 5, function
+    assert send()(spelled.single)() == "namespace"
+    assert send()(spelled.dynamic)() == 2
+
+
+def test_manifest_lists_what_travels_and_why(project: Any) -> None:
+    project(
+        {**PACKAGE, "user.py": "import shop.prices, numpy, json\ndef f(x):\n    numpy.zeros(1)\n    return shop.prices.price(x)\n"}
+    )
+    import user  # type: ignore[import-not-found]
+
+    manifest = {entry.name: entry for entry in deliver(user.f).manifest(1)}
+    assert {"shop", "shop.prices", "shop.tax", "shop.deep", "shop.deep.down", "plain", "spaced.inner.thing"} <= set(manifest)
+    assert not {"json", "user", "shop.unused"} & set(manifest)
+    assert manifest["shop.tax"].by_value and manifest["shop.tax"].size > 0 and "shop.prices" in manifest["shop.tax"].reason
+    assert not manifest["numpy"].by_value and manifest["numpy"].size == 0 and "installed" in manifest["numpy"].reason
+    assert sum(entry.size for entry in manifest.values()) < 100_000, "the huge file next to plain.py stays"
+    text = str(deliver(user.f).manifest(1))
+    assert "shop.tax" in text and "by value" in text and "by reference" in text
+
+
+def test_module_of_the_function_itself_is_not_imported_there(project: Any) -> None:
+    project(
+        {
+            "heavy.py": "import os, not_needed_there\nCONSTANT = 4\ndef f():\n    return CONSTANT + os.getuid() * 0\n",
+            "not_needed_there.py": "",
+        }
+    )
+    import heavy  # type: ignore[import-not-found]
+
+    assert not deliver(heavy.f).manifest()
+    assert deliver(heavy.f)() == 4
+
+
+def test_module_that_imports_the_functions_own_exists_only_once(project: Any) -> None:
+    project(
+        {
+            "first.py": "import second\nfrom deliveryboy_ng import deliver\nclass Thing: pass\nstate = []\n@deliver\n"
+            "def f():\n    state.append(1)\n    return second.look(), isinstance(second.make(), Thing)\n",
+            "second.py": "import first\ndef look(): return list(first.state)\ndef make(): return first.Thing()\n",
+        }
+    )
+    import first  # type: ignore[import-not-found]
+
+    assert first.f() == ([1], True)
+    assert first.f.with_options(transport=conftest.need_sudo(), executable="/usr/bin/python3")() == ([1], True)
+
+
+def test_installed_distributions_go_by_reference_unless_named() -> None:
+    def work() -> str:
+        import iniconfig
+
+        return iniconfig.__file__
+
+    assert {e.name: e.by_value for e in deliver(work).manifest()} == {"iniconfig": False}
+    runner = deliver(transport=conftest.need_sudo(), executable="/usr/bin/python3", modules=["iniconfig"])(work)
+    assert {e.name: e.by_value for e in runner.manifest()}["iniconfig"]
+    assert runner().endswith("iniconfig/__init__.py")
+    with pytest.raises(DeliveryPackingError, match="no module named 'nonexistent'"):
+        deliver(modules=["nonexistent"])(work)()
+
+
+def test_module_missing_over_there_is_a_clear_error() -> None:
+    def work() -> str:
+        import iniconfig
+
+        return iniconfig.__name__
+
+    with pytest.raises(ModuleNotFoundError, match="iniconfig"):
+        deliver(transport=conftest.need_sudo(), executable="/usr/bin/python3")(work)()
+
+
+def test_data_files_are_read_through_importlib_resources(project: Any, chain: Any) -> None:
+    project(
+        {
+            "texts/__init__.py": "import importlib.resources\nimport pkgutil\n"
+            "def read():\n"
+            "    files = importlib.resources.files(__name__)\n"
+            "    return ((files / 'greeting.txt').read_text(), files.joinpath('more/deep.bin').read_bytes(),\n"
+            "            sorted(e.name for e in files.iterdir() if not e.name.startswith('__')), pkgutil.get_data(__name__, 'greeting.txt'))\n",
+            "texts/greeting.txt": "hällo\n",
+            "texts/more/deep.bin": bytes(range(256)),
+        }
+    )
+    import texts  # type: ignore[import-not-found]
+
+    def work() -> Any:
+        return texts.read()
+
+    text, deep, names, data = deliver(transport=chain, cwd="/")(work)()
+    assert text == "hällo\n" and deep == bytes(range(256)) and data == "hällo\n".encode()
+    assert set(names) >= {"greeting.txt", "more"}
+
+
+def test_editable_installs_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editable install finds its modules by an import hook; the far side has neither hook nor files."""
+    folder = tmp_path / "checkout"
+    folder.mkdir(mode=0o700)
+    (folder / "edited_module.py").write_text("from edited_sub import value\ndef f():\n    return value\n")
+    (folder / "edited_sub.py").write_text("value = 11\n")
+
+    class Hook:
+        @staticmethod
+        def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+            file = folder / f"{name}.py"
+            return importlib.util.spec_from_file_location(name, file) if name.startswith("edited_") else None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Hook])
+    import edited_module  # type: ignore[import-not-found]
+
+    try:
+        assert deliver(transport=conftest.need_sudo())(lambda: edited_module.f())() == 11
+    finally:
+        for name in ("edited_module", "edited_sub"):
+            sys.modules.pop(name, None)
+
+
+def test_tracebacks_of_shipped_modules_show_source_lines(project: Any, chain: Any) -> None:
+    import traceback
+
+    project({"breaks.py": "def deeper(x):\n    return 1 / x  # the culprit\n\ndef f(x):\n    return deeper(x)\n"})
+    import breaks  # type: ignore[import-not-found]
+
+    def work() -> str:
+        import traceback
+
+        try:
+            breaks.f(0)
+        except ZeroDivisionError:
+            there = traceback.format_exc()
+        assert "the culprit" in there, there
+        return breaks.f(0)
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        deliver(transport=chain, cwd="/")(work)()
+    text = "".join(traceback.format_exception(caught.value))
+    assert f'{breaks.__file__}", line 2, in deeper' in text
+    assert "return 1 / x  # the culprit" in text
+
+
+# --- sizes and secrecy ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["local", "sudo", "ssh"])
+def test_fifty_megabytes_arrive_each_way(name: str, request: pytest.FixtureRequest) -> None:
+    data = os.urandom(1 << 20) * 50
+
+    def work(data: bytes) -> tuple[str, bytes]:
+        import hashlib
+
+        return hashlib.sha256(data).hexdigest(), data[::-1]
+
+    digest, back = deliver(transport=conftest.CHAINS[name](request))(work)(data)
+    assert digest == hashlib.sha256(data).hexdigest()
+    assert back == data[::-1]
+
+
+def test_nothing_of_a_call_shows_in_any_command_line(chain: Any) -> None:
+    secret = "SECRET" + os.urandom(8).hex()
+
+    def work(secret: str) -> list[str]:
+        import os
+
+        found = []
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                try:
+                    with open(f"/proc/{name}/cmdline", "rb") as file:
+                        text = file.read()
+                except OSError:
+                    continue
+                if secret.encode() in text or b"deliveryboy_ng" in text and b"-c" in text:
+                    found.append(repr(text[:200]))
+        return found
+
+    assert deliver(transport=chain)(work)(secret) == []
+    delivery = deliver(transport=chain)(lambda secret: __import__("time").sleep(1000)).submit(secret)
+    assert delivery.remote_pid
+    lines = [
+        Path(p, "cmdline").read_bytes()
+        for p in map(str, Path("/proc").iterdir())
+        if Path(p, "cmdline").is_file() and Path(p).name.isdigit()
+    ]
+    delivery.cancel()
+    assert not [line for line in lines if secret.encode() in line]
+
+
+# --- other versions -------------------------------------------------------------------------------------------------
+
+
+def test_other_versions_take_functions_that_live_in_modules(project: Any, other_python: str) -> None:
+    project(
+        {
+            "lib/__init__.py": "",
+            "lib/tools.py": "import sys\ndef twice(x):\n    return 2 * x\nclass Thing:\n    def __init__(self, n):\n        self.n = n\n"
+            "    def __eq__(self, other):\n        return self.n == other.n\n",
+            "entry.py": "import sys\nfrom lib import tools\nfrom deliveryboy_ng import deliver, Sudo, Limits, DeliveryError\n"
+            "@deliver(limits=Limits(core=0))\ndef f(x, thing):\n"
+            "    return tools.twice(x), sys.version_info[:2], tools.Thing(thing.n + 1)\n"
+            "class C:\n    k = 3\n    @deliver\n    def m(self, x):\n        return self.k + x\n"
+            "class Oops(DeliveryError):\n    pass\n"
+            "@deliver\ndef fact(n):\n    return 1 if n < 2 else n * fact(n - 1)\n",
+        }
+    )
+    import entry  # type: ignore[import-not-found]
+    from lib import tools  # type: ignore[import-not-found]
+
+    value, version, thing = entry.f.with_options(executable=other_python)(21, tools.Thing(1))
+    assert value == 42 and version != sys.version_info[:2] and thing == tools.Thing(2)
+    assert entry.C.m.with_options(executable=other_python)(entry.C(), 4) == 7
+    assert entry.fact.with_options(executable=other_python)(5) == 120
+
+
+def test_other_versions_refuse_what_travels_by_value(other_python: str, tmp_path: Path) -> None:
+    trace = tmp_path / "ran"
+    for function in (lambda path: open(path, "w"), functools.partial(lambda path: open(path, "w"))):
+        with pytest.raises(VersionMismatchError) as caught:
+            deliver(executable=other_python)(function)(str(trace))
+        assert "3.11" in str(caught.value) or sys.version.split()[0] in str(caught.value)
+        assert f"far side runs Python {Path(other_python).name.removeprefix('python')}" in str(caught.value)
+    assert not trace.exists()
+
+
+def test_other_versions_bring_back_output_and_exceptions(project: Any, other_python: str) -> None:
+    import traceback
+
+    project({"old.py": "import sys\ndef f(x):\n    print('out')\n    print('err', file=sys.stderr)\n    return {}[x]\n"})
+    import old  # type: ignore[import-not-found]
+
+    receipt = deliver(old.f).with_options(executable=other_python).run("key")
+    assert isinstance(receipt.exception, KeyError) and receipt.exception.args == ("key",)
+    assert (receipt.stdout, receipt.stderr) == (b"out\n", b"err\n")
+    assert "return {}[x]" in "".join(traceback.format_exception(receipt.exception))
+
+
+# --- cloudpickle's private names ------------------------------------------------------------------------------------
+
+
+def everything() -> list[Any]:
+    import abc
+    import collections
+    import types
+    import typing
+
+    T = typing.TypeVar("T")
+
+    class Base(abc.ABC):
+        __slots__ = ("a",)
+
+        @abc.abstractmethod
+        def f(self) -> int: ...
+
+        @property
+        def p(self) -> int:
+            return 1
+
+        @staticmethod
+        def s() -> int:
+            return 2
+
+        @classmethod
+        def c(cls) -> type:
+            return cls
+
+    class Derived(Base):
+        def f(self) -> int:
+            return super().p + 1
+
+    class Kind(enum.IntFlag):
+        A = 1
+        B = 2
+
+    @dataclasses.dataclass
+    class Data(typing.Generic[T]):
+        x: int = 1
+        y: list[int] = dataclasses.field(default_factory=list)
+        z: typing.ClassVar[int] = 5
+
+    Base.register(dict)
+    dynamic = types.ModuleType("made_up")
+    dynamic.value = 3  # type: ignore[attr-defined]
+    cell = 5
+
+    def closure() -> int:
+        return cell
+
+    return [
+        Derived, Kind, Data, dynamic, closure, T, {"a": 1}.keys(), {"a": 1}.values(), {"a": 1}.items(),
+        collections.OrderedDict(a=1).keys(), types.MappingProxyType({"a": 1}), type(None), type(...), types.CellType,
+        types.SimpleNamespace(f=lambda: 1), closure.__code__, closure.__closure__, memoryview(b"abc"), sys.modules[__name__].Holder.__init__,
+        Base.__dict__["p"], Base.__dict__["s"], Base.__dict__["c"], __import__("logging").getLogger("x"), Pair, Colour.RED,
+    ]  # fmt: skip
+
+
+def test_no_global_of_cloudpickle_is_left_in_a_box() -> None:
+    box = packing.pack(lambda *args: None, tuple(everything()), {})
+    names = [argument for operation, argument, _ in pickletools.genops(box.body) if isinstance(argument, str)]
+    assert not [name for name in names if name.startswith("cloudpickle")]
+
+
+def test_everything_that_cloudpickle_takes_is_rebuilt_without_it() -> None:
+    def work(derived: Any, kind: Any, data: Any, dynamic: Any, closure: Any, typevar: Any, *rest: Any) -> tuple[Any, ...]:
+        import sys
+
+        d = derived()
+        assert isinstance({}, derived.__mro__[1]) and not isinstance([], derived.__mro__[1])
+        made = data()
+        assert made.y == [] and data.z == 5 and made == data(1, [])
+        assert list(rest[0]) == ["a"] and list(rest[1]) == [1] and list(rest[2]) == [("a", 1)] and list(rest[3]) == ["a"]
+        assert rest[4]["a"] == 1 and rest[5] is type(None)
+        return (
+            d.f(),
+            derived.s(),
+            derived.c() is derived,
+            kind(3) == kind.A | kind.B,
+            dynamic.value,
+            closure(),
+            typevar.__name__,
+            "cloudpickle" in sys.modules,
+        )
+
+    assert deliver(work)(*everything()) == (2, 2, True, True, 3, 5, "T", False)
+
+
+def test_unknown_global_of_cloudpickle_makes_it_travel(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cloudpickle.cloudpickle as cp
+
+    monkeypatch.delitem(packing.TABLE, cp._make_dict_keys)
+    runner = deliver(transport=conftest.need_sudo(), executable="/usr/bin/python3")(
+        lambda keys: (sorted(keys), "cloudpickle" in sys.modules)
+    )
+    assert {e.name for e in runner.manifest({"b": 1}.keys())} == {
+        "cloudpickle",
+        "cloudpickle.cloudpickle",
+        "cloudpickle.cloudpickle_fast",
+    }
+    assert runner({"b": 1, "a": 2}.keys()) == (["a", "b"], True)
+
+
+def test_streams_and_loggers_travel_by_name() -> None:
+    import logging
+
+    log = logging.getLogger("somewhere")
+    assert deliver(lambda: (log.name, sys.stdout.fileno()))() == ("somewhere", 1)
+    assert isinstance(io.StringIO(), io.StringIO)
+
+
+def test_sudo_value_is_not_sent_with_the_function() -> None:
+    """A transport in a decorator's options is no part of what travels, unless the function refers to its runner."""
+    box = packing.pack(uses_helper, (1,), {})
+    assert b"Sudo" not in box.body
+    assert Sudo("x") == Sudo("x")
