@@ -1,0 +1,554 @@
+"""Coming back: values, exceptions, output, and every way a call can end badly.
+
+PYTEST_DONT_REWRITE: a rewritten assert refers to pytest, which is not installed where these functions go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import conftest
+import psutil
+import pytest
+
+from deliveryboy_ng import (
+    CallDied,
+    CallError,
+    CallExited,
+    CallInterrupted,
+    CallTimeout,
+    Command,
+    ConnectionLost,
+    DeliveryError,
+    DeliveryPickleError,
+    RemoteError,
+    Verdict,
+    deliver,
+)
+
+# --- exceptions -----------------------------------------------------------------------------------------------------
+
+
+class Plain(Exception):
+    pass
+
+
+class TwoArguments(Exception):
+    def __init__(self, left: int, right: int) -> None:
+        super().__init__(f"{left} and {right}")
+
+
+def test_exception_returns_with_everything(chain: Any) -> None:
+    def work() -> None:
+        try:
+            try:
+                {}["inner"]
+            except KeyError as inner:
+                error = Plain("outer", 3)
+                error.extra = [1, 2]  # type: ignore[attr-defined]
+                if hasattr(error, "add_note"):
+                    error.add_note("a note")
+                raise error from inner
+        except Plain as cause:
+            raise ValueError("last")  # noqa: B904
+
+    with pytest.raises(ValueError, match="last") as caught:
+        deliver(transport=chain)(work)()
+    error = caught.value
+    middle = error.__context__
+    assert type(middle) is Plain and middle.args == ("outer", 3) and middle.extra == [1, 2]
+    assert middle.__notes__ == ["a note"]
+    assert isinstance(middle.__cause__, KeyError) and middle.__cause__.args == ("inner",)
+    text = "".join(traceback.format_exception(error))
+    assert f'{__file__}", line' in text
+    for line in ('{}["inner"]', "raise error from inner", 'raise ValueError("last")', "a note", "in work"):
+        assert line in text, text
+
+
+def test_suppressed_context_stays_suppressed() -> None:
+    def work() -> None:
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            raise Plain from None
+
+    with pytest.raises(Plain) as caught:
+        deliver(work)()
+    assert caught.value.__suppress_context__ and isinstance(caught.value.__context__, ZeroDivisionError)
+
+
+def test_exception_group_returns_with_its_members() -> None:
+    def work() -> None:
+        errors = []
+        for key in ("a", "b"):
+            try:
+                {}[key]
+            except KeyError as error:
+                errors.append(error)
+        raise ExceptionGroup("several", errors)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        deliver(work)()
+    assert [e.args for e in caught.value.exceptions] == [("a",), ("b",)]
+    assert "{}[key]" in "".join(traceback.format_exception(caught.value))
+
+
+def test_frames_of_the_far_sides_own_files_show_source(chain: Any) -> None:
+    def work() -> None:
+        import json
+
+        json.loads("{broken")
+
+    with pytest.raises(ValueError) as caught:
+        deliver(transport=chain)(work)()
+    text = "".join(traceback.format_exception(caught.value))
+    assert "json/decoder.py" in text and "in raw_decode" in text
+    assert "obj, end = self.scan_once(s, idx)" in text or "raise JSONDecodeError" in text, text
+
+
+def unpicklable() -> None:
+    error = Plain("with a lock")
+    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    raise error
+
+
+def only_there() -> None:
+    class OnlyThere(Exception): ...
+
+    raise OnlyThere("made over there")
+
+
+def two_arguments() -> None:
+    raise TwoArguments(1, 2)
+
+
+def hostile_text() -> None:
+    class Hostile(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+        def __reduce__(self) -> Any:
+            raise RuntimeError("never")
+
+    raise Hostile
+
+
+@pytest.mark.parametrize(
+    "function, name, message",
+    [
+        (unpicklable, "test_back.Plain", "with a lock"),
+        (only_there, "test_back.only_there.<locals>.OnlyThere", "made over there"),
+        (two_arguments, "test_back.TwoArguments", "1 and 2"),
+        (hostile_text, "test_back.hostile_text.<locals>.Hostile", "<Hostile.__str__ raised RuntimeError>"),
+    ],
+)
+def test_exception_that_cannot_be_rebuilt_is_a_remote_error(function: Any, name: str, message: str) -> None:
+    with pytest.raises(RemoteError) as caught:
+        deliver(function)()
+    error = caught.value
+    assert (error.type_name, error.message) == (name, message)
+    assert error.reason and f"in {function.__name__}" in error.traceback_text and name in str(error)
+    assert "raise" in error.traceback_text and error.traceback_text.endswith(f"{name}: {message}\n")
+
+
+def test_cause_that_cannot_be_rebuilt_does_not_take_the_error_with_it() -> None:
+    def work() -> None:
+        try:
+            two_arguments()
+        except TwoArguments as error:
+            raise Plain("kept") from error
+
+    with pytest.raises(Plain, match="kept") as caught:
+        deliver(work)()
+    assert isinstance(caught.value.__cause__, RemoteError) and caught.value.__cause__.message == "1 and 2"
+
+
+def test_cyclic_and_long_chains_end() -> None:
+    def work() -> None:
+        first, second = Plain("first"), Plain("second")
+        first.__cause__, second.__cause__ = second, first
+        raise first
+
+    def deep() -> None:
+        error = Plain("0")
+        for n in range(1, 500):
+            following = Plain(str(n))
+            following.__cause__ = error
+            error = following
+        raise error
+
+    with pytest.raises(Plain, match="first") as caught:
+        deliver(work)()
+    assert caught.value.__cause__ is not None and caught.value.__cause__.__cause__ is caught.value
+    with pytest.raises(Plain, match="499"):
+        deliver(deep)()
+
+
+def test_recursion_error_returns_with_bounded_frames() -> None:
+    def work() -> None:
+        work()
+
+    with pytest.raises(RecursionError) as caught:
+        deliver(work)()
+    assert len(traceback.extract_tb(caught.value.__traceback__)) < 250
+
+
+def test_os_errors_keep_their_number() -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        deliver(open)("/nonexistent/file")
+    assert caught.value.errno == 2 and caught.value.filename == "/nonexistent/file"
+
+
+# --- endings --------------------------------------------------------------------------------------------------------
+
+
+def exit_3() -> None:
+    sys.exit(3)
+
+
+def exit_text() -> None:
+    sys.exit("words")
+
+
+def os_exit_0() -> None:
+    os._exit(0)
+
+
+def os_exit_9() -> None:
+    print("last words", file=sys.stderr, flush=True)
+    os._exit(9)
+
+
+def segfault() -> None:
+    import ctypes
+
+    ctypes.string_at(0)
+
+
+def kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_group() -> None:
+    os.killpg(0, signal.SIGKILL)
+
+
+def terminate_self() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def interrupt_by_signal() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(100)
+
+
+def unpicklable_value() -> Any:
+    return {"value": threading.Lock()}
+
+
+def close_everything() -> None:
+    os.closerange(0, 1000)
+
+
+@pytest.mark.parametrize(
+    "function, kind, verdict, words, details",
+    [
+        (exit_3, CallExited, Verdict.EXITED, "exit code 3", {"returncode": 3}),
+        (exit_text, CallExited, Verdict.EXITED, "words", {"returncode": 1}),
+        (os_exit_0, CallExited, Verdict.EXITED, "exit code 0", {"returncode": 0}),
+        (os_exit_9, CallExited, Verdict.EXITED, "last words", {"returncode": 9}),
+        (segfault, CallDied, Verdict.SIGNALED, "SIGSEGV", {"signal": 11}),
+        (kill_self, CallDied, Verdict.SIGNALED, "SIGKILL", {"signal": 9}),
+        (kill_group, CallDied, Verdict.SIGNALED, "SIGKILL", {"signal": 9}),
+        (terminate_self, CallDied, Verdict.SIGNALED, "SIGTERM", {"signal": 15}),
+        (interrupt, CallInterrupted, Verdict.RAISED, "KeyboardInterrupt", {}),
+        (interrupt_by_signal, CallInterrupted, Verdict.RAISED, "KeyboardInterrupt", {}),
+        (unpicklable_value, DeliveryPickleError, Verdict.RETURNED, "lock", {}),
+        (close_everything, CallError, None, "", {}),
+    ],
+)
+def test_endings_are_told_the_same_through_every_transport(
+    chain: Any, function: Any, kind: Any, verdict: Any, words: str, details: dict[str, int]
+) -> None:
+    receipt = deliver(transport=chain)(function).run()
+    assert isinstance(receipt.exception, kind) and isinstance(receipt.exception, DeliveryError), receipt.exception
+    assert verdict in (None, receipt.verdict)
+    assert words in str(receipt.exception)
+    for name, value in details.items():
+        assert getattr(receipt.exception, name) == value
+        assert getattr(receipt, name) == value
+    with pytest.raises(kind):
+        deliver(transport=chain)(function)()
+
+
+def test_segfault_shows_the_python_frames() -> None:
+    with pytest.raises(CallDied, match="in segfault"):
+        deliver(segfault)()
+
+
+def test_error_carries_the_receipt() -> None:
+    with pytest.raises(CallExited) as caught:
+        deliver(os_exit_9)()
+    assert caught.value.receipt.stderr == b"last words\n" and caught.value.receipt.returncode == 9
+
+
+def test_timeout_kills_and_says_so(chain: Any) -> None:
+    def work() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("begun", flush=True)
+        time.sleep(1000)
+
+    started = time.monotonic()
+    with pytest.raises(CallTimeout, match="timeout=0.5") as caught:
+        deliver(transport=chain, timeout=0.5, grace=0.2, output="capture")(work)()
+    assert isinstance(caught.value, TimeoutError)
+    assert time.monotonic() - started < 8
+    assert caught.value.receipt.stdout == b"begun\n" and caught.value.receipt.verdict is Verdict.TIMEOUT
+
+
+def test_users_own_timeout_error_is_no_timeout() -> None:
+    def work() -> None:
+        raise TimeoutError("mine")
+
+    assert deliver(timeout=30)(work).run().verdict is Verdict.RAISED
+
+
+def test_transport_killed_during_the_call_is_a_lost_connection() -> None:
+    delivery = deliver(transport=Command(["env"]))(lambda: time.sleep(1000)).submit()
+    assert delivery.pid and delivery.remote_pid
+    conftest.kill(delivery.pid)
+    error = delivery.exception(20)
+    assert isinstance(error, ConnectionLost) and "killed by SIGKILL" in str(error)
+    assert delivery.receipt().verdict is Verdict.LOST
+    assert conftest.wait_until(lambda: not conftest.is_alive(delivery.remote_pid), 5)
+
+
+def test_far_side_that_closes_its_pipes_and_lives_on_is_lost(tmp_path: Path) -> None:
+    """A transport of which only the pipes end: the answer comes at once, and it is taken down."""
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text('#!/bin/sh\n"$@" &\nchild=$!\nsleep 0.5\nkill -9 $child\nexec >&- 2>&- <&-\nexec sleep 1000\n')
+    wrapper.chmod(0o755)
+    started = time.monotonic()
+    with pytest.raises((ConnectionLost, DeliveryError)):
+        # The shell gives a background command /dev/null as stdin; keep ours.
+        wrapper.write_text(
+            '#!/bin/sh\nexec 3<&0\n"$@" <&3 &\nchild=$!\nsleep 0.5\nkill -9 $child\nexec >&- 2>&- <&- 3<&-\nexec sleep 1000\n'
+        )
+        deliver(transport=Command([str(wrapper)]))(lambda: time.sleep(1000))()
+    assert time.monotonic() - started < 8
+
+
+def test_max_reply_ends_the_call() -> None:
+    with pytest.raises(DeliveryPickleError, match="max_reply"):
+        deliver(max_reply="1M")(lambda: b"x" * 50_000_000)()
+    assert deliver(max_reply="1M")(lambda: 1).run().ok
+
+
+# --- output ---------------------------------------------------------------------------------------------------------
+
+
+def write_in_every_way() -> None:
+    import ctypes
+    import subprocess
+
+    print("print")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(b"buffer \xff\x00\n")
+    sys.stdout.buffer.flush()
+    os.write(1, b"os.write")
+    ctypes.CDLL(None).puts(b" C")
+    ctypes.CDLL(None).fflush(None)
+    subprocess.run(["sh", "-c", "echo grandchild; echo to stderr >&2"], check=True)
+    print("end", end="", file=sys.stderr)
+
+
+STDOUT = b"print\nbuffer \xff\x00\nos.write C\ngrandchild\n"
+STDERR = b"to stderr\nend"
+
+
+def test_output_is_captured_byte_for_byte(chain: Any) -> None:
+    receipt = deliver(transport=chain)(write_in_every_way).run()
+    assert receipt.ok, receipt.exception
+    assert (receipt.stdout, receipt.stderr) == (STDOUT, STDERR)
+    assert not receipt.truncated
+
+
+def test_output_reaches_the_callers_descriptors_exactly_once(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    deliver(write_in_every_way)()
+    assert capfdbinary.readouterr() == (STDOUT, STDERR)
+
+
+def test_output_goes_to_whatever_sys_stdout_is(capsys: pytest.CaptureFixture[str]) -> None:
+    deliver(lambda: print("seen by pytest"))()
+    assert capsys.readouterr().out == "seen by pytest\n"
+    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.redirect_stderr(io.StringIO()) as errors:
+        deliver(lambda: [print("ä" * 50_000), print("e", file=sys.stderr)])()
+    assert text.getvalue() == "ä" * 50_000 + "\n" and errors.getvalue() == "e\n"
+
+
+def test_output_can_be_handed_over_or_dropped(capfd: pytest.CaptureFixture[str]) -> None:
+    seen: list[tuple[str, bytes]] = []
+    assert deliver(output=lambda stream, data: seen.append((stream, data)))(write_in_every_way).run().ok
+    assert b"".join(data for stream, data in seen if stream == "stdout") == STDOUT
+    assert b"".join(data for stream, data in seen if stream == "stderr") == STDERR
+    deliver(output="capture")(write_in_every_way)()
+    assert deliver(output="discard")(write_in_every_way).run().stdout == b""
+    assert capfd.readouterr() == ("", "")
+
+
+def test_output_is_live() -> None:
+    """The call waits for a file that is only made when its output has been seen."""
+    answer = f"/tmp/deliveryboy-live-{os.getpid()}"
+
+    def work() -> str:
+        print("first")
+        for _ in range(1000):
+            if os.path.exists(answer):
+                return "seen"
+            time.sleep(0.01)
+        return "never seen"
+
+    def see(stream: str, data: bytes) -> None:
+        assert data == b"first\n"
+        Path(answer).touch()
+
+    try:
+        assert deliver(output=see)(work)() == "seen"
+    finally:
+        os.unlink(answer)
+
+
+def test_failing_receiver_of_output_ends_the_call() -> None:
+    mark = f"DELIVERYBOY_SINK_{os.getpid()}"
+
+    def fail(stream: str, data: bytes) -> None:
+        raise Plain("cannot take it")
+
+    with pytest.raises(Plain, match="cannot take it"):
+        deliver(output=fail, env={mark: "1"})(lambda: [print("x"), time.sleep(1000)])()
+    assert conftest.wait_until(lambda: not conftest.processes_with(mark), 5)
+
+
+def test_long_output_keeps_head_and_tail() -> None:
+    receipt = deliver(max_output=1000)(lambda: print("a" * 600 + "b" * 10_000 + "c" * 600)).run()
+    assert receipt.stdout == b"a" * 500 + b"c" * 499 + b"\n"
+    assert receipt.truncated == ("stdout",)
+
+
+def test_a_gigabyte_of_output_neither_deadlocks_nor_grows_the_caller() -> None:
+    def work() -> None:
+        block = b"x" * (1 << 20)
+        for _ in range(1024):
+            os.write(1, block)
+
+    received = 0
+
+    def count(stream: str, data: bytes) -> None:
+        nonlocal received
+        received += len(data)
+
+    me = psutil.Process()
+    before = me.memory_info().rss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    receipt = deliver(output=count)(work).run()
+    assert receipt.ok and received == 1 << 30 and len(receipt.stdout) == 1 << 20
+    grown = max(me.memory_info().rss - before, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024)
+    assert grown < 64 << 20
+
+
+def test_grandchild_that_keeps_the_pipes_does_not_delay_the_answer(chain: Any) -> None:
+    def work() -> int:
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                time.sleep(1000)
+            os._exit(0)
+        return 5
+
+    started = time.monotonic()
+    receipt = deliver(transport=chain)(work).run()
+    assert receipt.value == 5 and time.monotonic() - started < 5
+
+
+def test_output_of_both_streams_keeps_its_order_within_each() -> None:
+    def work() -> None:
+        for n in range(500):
+            print(n)
+            print(-n, file=sys.stderr)
+
+    receipt = deliver(work).run()
+    assert receipt.stdout.split() == [b"%d" % n for n in range(500)]
+    assert receipt.stderr.split() == [b"%d" % -n for n in range(500)]
+
+
+# --- the caller stays as it was -------------------------------------------------------------------------------------
+
+
+def test_caller_is_left_as_it_was(tmp_path: Path) -> None:
+    def look() -> tuple[Any, ...]:
+        return (
+            sorted(os.listdir("/proc/self/fd")),
+            threading.active_count(),
+            os.getcwd(),
+            list(sys.path),
+            [signal.getsignal(n) for n in range(1, 32)],
+            psutil.Process().children(recursive=True),
+        )
+
+    runner = deliver(output="capture", timeout=5)(lambda kind: [kind == "raise" and 1 / 0, kind == "exit" and os._exit(1)])
+    runner.run("")
+    before = look()
+    for n in range(30):
+        runner.run(("", "raise", "exit")[n % 3])
+    assert look() == before
+
+
+def test_forked_child_of_the_caller_does_not_keep_the_call_alive(script: Any) -> None:
+    """A helper that the caller forks during a call must not hold the wire open after the caller's death."""
+    result = script(
+        """
+import os, signal, sys, time
+from deliveryboy_ng import deliver
+delivery = deliver(lambda: __import__("time").sleep(1000)).submit()
+remote = delivery.remote_pid
+if os.fork() == 0:
+    os.close(1), os.close(2)
+    time.sleep(5)
+    os._exit(0)
+print(remote, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    )
+    remote = int(result.stdout)
+    assert conftest.wait_until(lambda: not conftest.is_alive(remote), 4)
+
+
+def test_interpreter_shutdown_with_a_call_under_way(script: Any) -> None:
+    result = script(
+        """
+from deliveryboy_ng import deliver
+delivery = deliver(lambda: __import__("time").sleep(1000)).submit()
+print(delivery.remote_pid, flush=True)
+"""
+    )
+    assert result.returncode == 0, result.stderr.decode()
+    assert conftest.wait_until(lambda: not conftest.is_alive(int(result.stdout)), 5)
+
+
+def test_subprocess_module_is_undisturbed() -> None:
+    assert deliver(lambda: subprocess.run(["true"], check=True).returncode)() == 0
