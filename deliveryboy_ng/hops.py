@@ -11,6 +11,7 @@ from .exceptions import (
     HandshakeError,
     HostUnreachable,
     InterpreterNotFound,
+    InterpreterTooOld,
     TransportNotFound,
     TransportRefused,
 )
@@ -59,6 +60,7 @@ _SIGNS = (
           "the host accepts none of the keys; check the user name and authorized_keys"),
     _Sign(r"unshare: (unshare failed|cannot|write failed|mount .*failed|unrecognized|invalid|bad)|unshare: failed to (?!execute)",
           TransportRefused, "unshare", "namespaces of that kind are not permitted there"),
+    _Sign(r"Unknown option: -I", InterpreterTooOld, "", "the interpreter is older than Python 3.4, and 3.8 or later is needed"),
     _Sign(r"bwrap: (?!execvp)", TransportRefused, "bwrap", "bubblewrap could not build the sandbox there"),
 )  # fmt: skip
 
@@ -80,18 +82,17 @@ _BROKEN = re.compile(
 
 
 def diagnose(failure: Failure) -> DeliveryTransportError:
-    """The error that fits what the transport said."""
+    """The error that fits what the transport said; behind a terminal it says everything on stdout."""
+    said = f"{failure.stderr}\n{failure.noise.decode('utf-8', 'backslashreplace')}".replace("\r\n", "\n")
     for sign in _SIGNS:
-        found = re.search(sign.pattern, failure.stderr)
+        found = re.search(sign.pattern, said)
         if found:
-            return _error(
-                sign.kind, failure, _hop_named(failure, sign.hop), f"{_line_of(failure.stderr, found.start())}; {sign.advice}"
-            )
-    missing = _MISSING.search(failure.stderr)
+            return _error(sign.kind, failure, _hop_named(failure, sign.hop), f"{_line_of(said, found.start())}; {sign.advice}")
+    missing = _MISSING.search(said)
     if missing and failure.waited is None:
         name = next(group for group in missing.groups() if group)
-        return not_found(failure, name, _line_of(failure.stderr, missing.start(missing.lastgroup or 0)))
-    if _BROKEN.search(failure.stderr):
+        return not_found(failure, name, _line_of(said, missing.start(missing.lastgroup or 0)))
+    if _BROKEN.search(said):
         return _error(InterpreterNotFound, failure, failure.executable, f"the interpreter {failure.executable} does not start")
     return _no_greeting(failure)
 
@@ -147,4 +148,4 @@ def _hop_named(failure: Failure, command: str) -> str:
     for hop in failure.chain:
         if command in hop.name.split():
             return hop.name
-    return command
+    return command or failure.executable

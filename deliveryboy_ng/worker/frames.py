@@ -8,7 +8,7 @@ lanes to carry frames, chosen by the near side from what it knows of the channel
 ``binary``
     10 bytes of header and the payload as it is, where both sides hold the ends of the same pipes.
 ``wide``, ``narrow``
-    lines of base64 text, of 64 kilobytes where every byte arrives but somebody may add to them, of one kilobyte where
+    lines of base64 text, of four kilobytes where every byte arrives but somebody may add to them, of one kilobyte where
     nothing is known::
 
         =NONCE<BASE64\n        from the far side to the near side
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 
-# A pty in canonical mode cuts lines at 4,096 bytes (termios(3)), and a write of at most PIPE_BUF bytes is atomic
-# (pipe(7)): on a channel nobody vouches for, lines stay far below both.
-LANES = {"narrow": 708, "wide": 48 * 1024, "binary": 256 * 1024}
-LONGEST_LINE = 96 * 1024
+# A pty in canonical mode cuts lines at 4,096 bytes (termios(3)).  A write of at most PIPE_BUF bytes is atomic (pipe(7)):
+# a line written at once is never torn by somebody else who writes to the same pipe.
+LANES = {"narrow": 708, "wide": 3000, "binary": 256 * 1024}
+LONGEST_LINE = PIPE_BUF = 4096
 
 TO_FAR = b">"
 TO_NEAR = b"<"

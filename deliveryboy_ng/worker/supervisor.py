@@ -56,7 +56,10 @@ class Supervisor:
     def __init__(self, nonce: bytes, lane: str) -> None:
         self.decoder = frames.decoder(nonce, frames.TO_FAR, lane)
         self.encoder = frames.Encoder(nonce, frames.TO_NEAR, lane)
-        self.outgoing = bytearray()
+        # A line must leave in one write, or another writer's bytes might get into it.
+        self.at_once = READ if lane == "binary" else frames.PIPE_BUF
+        self.outgoing: "list[bytes]" = []
+        self.waiting = 0
         self.calls: "dict[int, Call]" = {}
         self.detached = False
         self.listening = True
@@ -97,14 +100,14 @@ class Supervisor:
 
     def send(self, kind: int, number: int, payload: bytes = b"") -> None:
         if not self.detached:
-            self.outgoing += self.encoder.encode(kind, number, payload)
+            pieces = list(self.encoder.pieces(kind, number, payload))
+            self.outgoing += pieces
+            self.waiting += sum(map(len, pieces))
 
     def _flush(self) -> None:
         """Write what the wire takes now; wait for more room in poll(2)."""
         try:
-            while self.outgoing:
-                written = posix.write(1, memoryview(self.outgoing)[:READ])
-                del self.outgoing[:written]
+            self._write()
         except BlockingIOError:
             pass
         except OSError:
@@ -115,6 +118,25 @@ class Supervisor:
         elif not self.detached:
             # An error alone is reported without asking for it: so a broken wire is noticed while nothing is written.
             self.poll.register(1, 0)
+
+    def _write(self) -> None:
+        """Write all there is, in pieces that are not torn; raises OSError, BlockingIOError too."""
+        done = 0
+        try:
+            while done < len(self.outgoing):
+                stop, size = done + 1, len(self.outgoing[done])
+                while stop < len(self.outgoing) and size + len(self.outgoing[stop]) <= self.at_once:
+                    size += len(self.outgoing[stop])
+                    stop += 1
+                chunk = self.outgoing[done] if stop == done + 1 else b"".join(self.outgoing[done:stop])
+                written = posix.write(1, chunk)
+                self.waiting -= written
+                done = stop
+                if written < size:
+                    done -= 1
+                    self.outgoing[done] = chunk[written:]
+        finally:
+            del self.outgoing[:done]
 
     def _handle(self, fd: int, event: int) -> None:
         if fd == self.wake:
@@ -143,7 +165,7 @@ class Supervisor:
     def _hang_up(self) -> None:
         """Nobody listens any more: end everything."""
         if not self.detached:
-            self.outgoing.clear()
+            self._forget_outgoing()
             self.stop = True
 
     def _take(self, data: bytes) -> None:
@@ -222,9 +244,9 @@ class Supervisor:
     def _pass_on(self, call: Call, stream: str, data: bytes) -> None:
         call.relayed[stream] += len(data)
         self.send(_STREAMS[stream], call.number, data)
-        if len(self.outgoing) > BACKLOG:
+        if self.waiting > BACKLOG:
             self._flush()
-        if len(self.outgoing) > BACKLOG:
+        if self.waiting > BACKLOG:
             self._pause(True)
 
     def _pause(self, paused: bool) -> None:
@@ -320,7 +342,7 @@ class Supervisor:
     # --- the clock ------------------------------------------------------------------------------------------------
 
     def _patience(self) -> "float | None":
-        if self.paused and len(self.outgoing) < BACKLOG:
+        if self.paused and self.waiting < BACKLOG:
             self._pause(False)
         deadlines = [call.deadline for call in self.calls.values() if call.deadline is not None]
         return max(0.0, min(deadlines) - time.monotonic()) * 1000 + 1 if deadlines else None
@@ -347,10 +369,13 @@ class Supervisor:
     def _drain(self) -> None:
         posix.set_blocking(1, True)
         try:
-            while self.outgoing:
-                del self.outgoing[: posix.write(1, self.outgoing)]
+            self._write()
         except OSError:
-            self.outgoing.clear()
+            self._forget_outgoing()
+
+    def _forget_outgoing(self) -> None:
+        self.outgoing.clear()
+        self.waiting = 0
 
 
 def main(nonce: bytes, lane: str, pending: bytes) -> None:

@@ -1,0 +1,148 @@
+"""What must hold of the code itself: the worker's contract, the error tree, the public names."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import OTHERS
+
+import deliveryboy_ng
+from deliveryboy_ng import exceptions, receipt, workertext
+
+PACKAGE = Path(deliveryboy_ng.__file__).parent
+WORKER = sorted((PACKAGE / "worker").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", WORKER, ids=lambda path: path.stem)
+def test_worker_imports_only_the_standard_library_and_itself(path: Path) -> None:
+    names = {p.stem for p in WORKER}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1 and {alias.name for alias in node.names} <= names
+            continue
+        elif isinstance(node, ast.ImportFrom):
+            imported = [str(node.module)]
+        else:
+            continue
+        for name in imported:
+            top = name.partition(".")[0]
+            # The one place that looks for the library itself falls back where it is not installed.
+            assert top in sys.stdlib_module_names or (path.stem, top) == ("standin", "deliveryboy_ng"), (
+                f"{path.name} imports {name}"
+            )
+
+
+@pytest.mark.parametrize("path", WORKER, ids=lambda path: path.stem)
+def test_worker_is_python_3_8(path: Path) -> None:
+    ast.parse(path.read_text(), feature_version=(3, 8))
+    for version, python in OTHERS.items():
+        result = subprocess.run(
+            [python, "-c", f"compile(open({str(path)!r}).read(), 'x', 'exec')"], capture_output=True, check=False
+        )
+        assert result.returncode == 0, (version, result.stderr)
+
+
+def test_worker_is_sent_whole() -> None:
+    assert {path.stem for path in WORKER} == {*workertext.MODULES, "__init__", "assembler"}
+    assert (PACKAGE / "worker" / "__init__.py").read_text() == ""
+
+
+@pytest.mark.parametrize("path", [p for p in WORKER if p.stem != "__init__"], ids=lambda path: path.stem)
+def test_worker_files_open_with_their_contract(path: Path) -> None:
+    assert "Contract:" in (ast.get_docstring(ast.parse(path.read_text())) or "")
+
+
+def test_a_call_imports_nothing_expensive_on_the_far_side() -> None:
+    def look() -> list[str]:
+        import sys
+
+        return sorted(sys.modules)
+
+    names = set(deliveryboy_ng.deliver(look)())
+    assert not names & {
+        "os",
+        "pickle",
+        "base64",
+        "functools",
+        "typing",
+        "re",
+        "threading",
+        "subprocess",
+        "cloudpickle",
+        "site",
+        "json",
+    }
+
+
+def test_importing_the_library_imports_nothing_expensive() -> None:
+    code = "import sys; import deliveryboy_ng; print(*sys.modules)"
+    names = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); {code}"],
+                           capture_output=True, text=True, check=True).stdout.split()  # fmt: skip
+    assert not {"cloudpickle", "psutil", "tblib", "asyncio", "subprocess", "dataclasses", "inspect"} & set(names)
+
+
+def all_errors() -> list[type[exceptions.DeliveryError]]:
+    return [kind for kind in vars(exceptions).values() if inspect.isclass(kind) and issubclass(kind, exceptions.DeliveryError)]
+
+
+@pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
+def test_every_error_survives_pickle_and_is_public(kind: type[exceptions.DeliveryError]) -> None:
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[2:]
+    record = receipt.Receipt(function="f", verdict=receipt.Verdict.LOST)
+    values = {
+        p.name: record if p.name == "receipt" else KeyError("x") if p.name == "real_exception" else p.default for p in parameters
+    }
+    error = kind("what happened", **values)
+    error.add_note("a note")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind and again.args == error.args and again.__notes__ == ["a note"]
+    assert {k: repr(v) for k, v in vars(again).items()} == {k: repr(v) for k, v in vars(error).items()}
+    assert kind.__name__ in deliveryboy_ng.__all__ and kind.__doc__
+    assert kind.__name__ in str(exceptions.__doc__), "the tree in the module's docstring is whole"
+
+
+def test_public_names_exist_are_sorted_and_documented() -> None:
+    assert deliveryboy_ng.__all__ == sorted(deliveryboy_ng.__all__)
+    assert set(deliveryboy_ng.__all__) == set(deliveryboy_ng._HOME_OF)
+    for name in deliveryboy_ng.__all__:
+        assert inspect.getdoc(getattr(deliveryboy_ng, name)), name
+    with pytest.raises(AttributeError):
+        deliveryboy_ng.no_such_name  # type: ignore[attr-defined]
+
+
+def test_receipt_pickles_and_compares() -> None:
+    made = deliveryboy_ng.deliver(lambda: 5).run()
+    assert pickle.loads(pickle.dumps(made)) == made
+
+
+def test_rooms_import_upwards_only() -> None:
+    """A newcomer can read from core.py down: no room imports one that stands above it."""
+    order = ["cli", "core", "delivery", "journey", "replies", "packing", "offender", "modules", "session", "interrupts", "workertext",
+             "hops", "options", "output", "limits", "receipt", "transports", "exceptions"]  # fmt: skip
+    for path in PACKAGE.glob("*.py"):
+        if path.stem not in order:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                for name in [node.module] if node.module else [alias.name for alias in node.names]:
+                    if name in order and not _lazy(path, node):
+                        assert order.index(name) > order.index(path.stem), f"{path.stem} imports {name}"
+
+
+def _lazy(path: Path, node: ast.ImportFrom) -> bool:
+    return node.col_offset > 0
+
+
+def test_every_module_can_be_imported_alone() -> None:
+    for path in PACKAGE.glob("*.py"):
+        if path.stem not in ("__main__", "__init__"):
+            importlib.import_module(f"deliveryboy_ng.{path.stem}")

@@ -1,0 +1,142 @@
+"""The wire, without any I/O: whatever is cut, added, lost or damaged."""
+
+from __future__ import annotations
+
+import binascii
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deliveryboy_ng.worker import frames
+from deliveryboy_ng.worker.frames import Decoder, Encoder, FrameError, RawDecoder
+
+NONCE = b"0123456789abcdef"
+MARK = frames.mark(NONCE, frames.TO_NEAR)
+
+sent = st.lists(
+    st.tuples(st.integers(frames.HELLO + 1, frames.REFUSED), st.integers(0, 2**32 - 1), st.binary(max_size=3000)), max_size=6
+)
+noise = st.binary(max_size=200).filter(lambda data: b"\n" not in data[-1:] and MARK not in data) | st.just(b"\0\xff=" + NONCE[:5])
+
+
+def encode(frames_: list[tuple[int, int, bytes]], lane: str) -> list[bytes]:
+    encoder = Encoder(NONCE, frames.TO_NEAR, lane)
+    return [piece for kind, call, payload in frames_ for piece in encoder.pieces(kind, call, payload)]
+
+
+def joined(events: list[tuple[int, int, bool, bytes]]) -> list[tuple[int, int, bytes]]:
+    """Events put together again as the frames they came from."""
+    whole, parts = [], []
+    for kind, call, more, payload in events:
+        if kind in (frames.NOISE, frames.HELLO):
+            continue
+        parts.append(payload)
+        if not more:
+            whole.append((kind, call, b"".join(parts)))
+            parts = []
+    return whole
+
+
+@given(sent, st.sampled_from(sorted(frames.LANES)), st.lists(st.integers(0, 20_000), max_size=8))
+def test_frames_survive_being_cut_anywhere(messages: Any, lane: str, cuts: list[int]) -> None:
+    data = b"".join(encode(messages, lane))
+    decoder = frames.decoder(NONCE, frames.TO_NEAR, lane)
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    events = [event for start, stop in zip(edges, edges[1:], strict=False) for event in decoder.feed(data[start:stop])]
+    assert joined(events) == messages
+
+
+@pytest.mark.parametrize("lane", frames.LANES)
+def test_frames_survive_being_cut_at_every_byte(lane: str) -> None:
+    messages = [(frames.STDOUT, 1, b"a" * 1500), (frames.REPLY, 2, b""), (frames.VERDICT, 3, bytes(range(256)))]
+    data = b"".join(encode(messages, lane))
+    for cut in range(len(data) + 1):
+        decoder = frames.decoder(NONCE, frames.TO_NEAR, lane)
+        assert joined(decoder.feed(data[:cut]) + decoder.feed(data[cut:])) == messages
+    decoder = frames.decoder(NONCE, frames.TO_NEAR, lane)
+    assert joined([event for byte in data for event in decoder.feed(bytes([byte]))]) == messages
+
+
+@given(sent, st.lists(noise, min_size=40, max_size=40))
+def test_noise_around_lines_is_reported_and_harmless(messages: Any, noises: list[bytes]) -> None:
+    lines = encode(messages, "narrow")
+    added = noises[: len(lines) + 1]
+    data = b"".join(part for pair in zip(added, [*lines, b""], strict=False) for part in pair)
+    decoder = Decoder(NONCE, frames.TO_NEAR)
+    events = decoder.feed(data) + decoder.close()
+    assert joined(events) == messages
+    assert b"".join(event[3] for event in events if event[0] == frames.NOISE) == b"".join(added)
+
+
+@given(sent, st.data())
+def test_damage_never_passes_for_data(messages: Any, data: Any) -> None:
+    """Any change of lines either leaves a beginning of what was sent, or is noticed."""
+    lines = encode(messages, "narrow")
+    if not lines:
+        return
+    place = data.draw(st.integers(0, len(lines) - 1))
+    what = data.draw(st.sampled_from(["drop", "double", "flip", "cut"]))
+    line = bytearray(lines[place])
+    if what == "flip":
+        line[data.draw(st.integers(len(MARK), len(line) - 2))] ^= data.draw(st.integers(1, 255))
+    changed = {"drop": [], "double": [lines[place]] * 2, "flip": [bytes(line)], "cut": [lines[place][: len(line) // 2] + b"\n"]}[
+        what
+    ]
+    decoder = Decoder(NONCE, frames.TO_NEAR)
+    events: list[Any] = []
+    try:
+        for each in [*lines[:place], *changed, *lines[place + 1 :]]:
+            events += decoder.feed(each)
+    except FrameError:
+        pass
+    whole = joined(events)
+    assert whole == messages[: len(whole)]
+
+
+@settings(max_examples=300)
+@given(st.lists(st.binary(max_size=300) | st.builds(lambda b: MARK + b + b"\n", st.binary(max_size=100)), max_size=8))
+def test_decoder_takes_any_bytes(pieces: list[bytes]) -> None:
+    for decoder in (Decoder(NONCE, frames.TO_NEAR), RawDecoder()):
+        try:
+            for piece in pieces:
+                decoder.feed(piece)
+            decoder.close()
+        except FrameError:
+            pass
+
+
+def test_endless_lines_are_bounded() -> None:
+    decoder = Decoder(NONCE, frames.TO_NEAR)
+    for _ in range(100):
+        decoder.feed(b"x" * 65536)
+    assert len(decoder._rest) <= frames.LONGEST_LINE + 65536
+    decoder = Decoder(NONCE, frames.TO_NEAR)
+    with pytest.raises(FrameError):
+        for _ in range(100):
+            decoder.feed(MARK + b"A" * 65536)
+    with pytest.raises(FrameError):
+        RawDecoder().feed((2**31).to_bytes(4, "big") + bytes(6))
+
+
+def test_echo_of_the_other_direction_is_dropped() -> None:
+    echoed = b"".join(Encoder(NONCE, frames.TO_FAR, "narrow").pieces(frames.BODY, 1, b"x" * 2000))
+    assert Decoder(NONCE, frames.TO_NEAR).feed(echoed) == []
+
+
+def test_carriage_returns_and_greeting() -> None:
+    data = b"".join(encode([(frames.STDOUT, 1, b"hello\r\n")], "narrow")).replace(b"\n", b"\r\n")
+    events = Decoder(NONCE, frames.TO_NEAR).feed(b"login: " + MARK + b"hello 1 2 3\r\n" + data)
+    assert events == [
+        (frames.NOISE, 0, False, b"login: "),
+        (frames.HELLO, 0, False, b"hello 1 2 3"),
+        (frames.STDOUT, 1, False, b"hello\r\n"),
+    ]
+
+
+def test_narrow_lines_fit_a_terminal() -> None:
+    assert max(map(len, encode([(frames.REPLY, 1, b"x" * 10_000)], "narrow"))) <= 1024
+    assert all(
+        line.endswith(b"\n") and binascii.a2b_base64(line[len(MARK) :]) for line in encode([(frames.REPLY, 1, b"x")], "wide")
+    )

@@ -1,0 +1,415 @@
+"""Transports: their command lines, their errors, and noise on the way."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import conftest
+import pytest
+
+from deliveryboy_ng import (
+    Bubblewrap,
+    Command,
+    DeliveryOptionError,
+    DeliveryTransportError,
+    HandshakeError,
+    HostUnreachable,
+    InterpreterNotFound,
+    InterpreterTooOld,
+    Local,
+    Ssh,
+    Sudo,
+    TransportNotFound,
+    TransportRefused,
+    Unshare,
+    deliver,
+)
+from deliveryboy_ng.hops import Failure, diagnose
+from deliveryboy_ng.transports import chain_of, default_executables, lane_of, wrap
+
+PYTHON = ["python3", "-c", "print('it''s')"]
+
+
+# --- command lines --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "transport, expected",
+    [
+        (Local(), PYTHON),
+        (Sudo(), ["sudo", "-n", "-u", "root", "--", *PYTHON]),
+        (Sudo("nobody", group="games", options=("-H",)), ["sudo", "-n", "-u", "nobody", "-g", "games", "-H", "--", *PYTHON]),
+        (
+            Ssh("me@web1", port=2222, identity="key", config="conf", options=("-C",)),
+            ["ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=4", "-F", "conf", "-p", "2222", "-i", "key", "-C", "--", "me@web1"]
+            + [shlex.join(PYTHON)],
+        ),
+        (Unshare(), ["unshare", "--map-root-user", "--", *PYTHON]),
+        (
+            Unshare(user=False, pid=True, net=True, mount=True, ipc=True, uts=True, cgroup=True),
+            ["unshare", "--mount", "--net", "--ipc", "--uts", "--cgroup", "--pid", "--fork", "--kill-child", "--mount-proc", "--", *PYTHON],
+        ),
+        (Command(["setpriv", "--no-new-privs"]), ["setpriv", "--no-new-privs", *PYTHON]),
+        (Command(["remote", "x"], shell=True), ["remote", "x", shlex.join(PYTHON)]),
+    ],
+)  # fmt: skip
+def test_wrap_builds_the_command_line(transport: Any, expected: list[str]) -> None:
+    assert transport.wrap(PYTHON) == expected
+
+
+def test_bubblewrap_confines_and_leaves_what_was_named() -> None:
+    argv = Bubblewrap(write=("/data",), hide=("/home",), network=True).wrap(["x"])
+    text = " ".join(argv)
+    assert "--ro-bind / /" in text and "--bind /data /data" in text and "--tmpfs /home" in text and "--share-net" in text
+    assert "--cap-drop ALL" in text and "--die-with-parent" in text and "--new-session" in text and argv[-2:] == ["--", "x"]
+    assert "--share-net" not in Bubblewrap().wrap(["x"])
+
+
+def test_chain_nests_from_the_outside_in() -> None:
+    chain = chain_of([Ssh("h"), Sudo("u"), Unshare()])
+    inner = ["sudo", "-n", "-u", "u", "--", "unshare", "--map-root-user", "--", *PYTHON]
+    assert wrap(chain, PYTHON) == [*Ssh("h").wrap(inner)]
+
+
+def test_strings_mean_what_they_did() -> None:
+    assert chain_of("sudo", ["-u", "x"]) == (Command(("sudo", "-u", "x")),)
+    assert chain_of(None) == (Local(),)
+    assert wrap(chain_of("ssh", ["host"]), PYTHON) == ["ssh", "host", shlex.join(PYTHON)]
+    assert default_executables(chain_of("ssh host")) == ("python3",)
+
+
+def test_default_executable_is_this_one_here_and_python3_elsewhere() -> None:
+    assert default_executables((Local(),))[0] == sys.executable
+    assert default_executables((Ssh("h"), Sudo())) == ("python3",)
+
+
+def test_lane_is_the_most_careful_of_the_chain() -> None:
+    assert lane_of((Local(), Sudo(), Unshare(), Bubblewrap())) == "binary"
+    assert lane_of((Ssh("h"), Sudo())) == "wide"
+    assert lane_of((Ssh("h", options=("-tt",)),)) == "narrow"
+    assert lane_of((Sudo(), Command(["x"]))) == "narrow"
+
+
+@pytest.mark.parametrize(
+    "order, reason",
+    [
+        ([Unshare(), Sudo()], "put Sudo before Unshare"),
+        ([Bubblewrap(), Sudo()], "put Sudo before Bubblewrap"),
+        ([Unshare(net=True), Ssh("h")], "no network"),
+        ([Bubblewrap(), Ssh("h")], "no network"),
+        ([Unshare(), Local(), Sudo()], "sudo"),
+    ],
+)
+def test_impossible_orders_are_refused_with_the_reason(order: list[Any], reason: str) -> None:
+    with pytest.raises(DeliveryOptionError, match=reason):
+        deliver(transport=order)
+
+
+def test_possible_orders_are_not_refused() -> None:
+    for order in (
+        [Unshare(), Ssh("h"), Sudo()],
+        [Sudo(), Unshare()],
+        [Bubblewrap(network=True), Ssh("h"), Sudo()],
+        [Unshare(user=False), Sudo()],
+    ):
+        deliver(transport=order)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Sudo(""),
+        lambda: Sudo(3),  # type: ignore[arg-type]
+        lambda: Sudo(options="-H"),  # type: ignore[arg-type]
+        lambda: Ssh(""),
+        lambda: Ssh("-oProxyCommand=evil"),
+        lambda: Ssh("h", port=0),
+        lambda: Ssh("h", connect_timeout=0),
+        lambda: Unshare(pid=1),  # type: ignore[arg-type]
+        lambda: Command([]),
+        lambda: Command("sudo"),  # type: ignore[arg-type]
+        lambda: Bubblewrap(write="/tmp"),  # type: ignore[arg-type]
+    ],
+)
+def test_nonsense_in_a_transport_is_refused(make: Any) -> None:
+    with pytest.raises(DeliveryOptionError):
+        make()
+
+
+# --- errors name the hop --------------------------------------------------------------------------------------------
+
+
+def error_of(**options: Any) -> DeliveryTransportError:
+    started = time.monotonic()
+    with pytest.raises(DeliveryTransportError) as caught:
+        deliver(**options)(lambda: 1)()
+    assert time.monotonic() - started < 6
+    error = caught.value
+    assert error.argv and str(error).count("command:") >= 1
+    return error
+
+
+def test_sudo_that_wants_a_password() -> None:
+    """From an account without a rule; the outer hop gets us there."""
+    user = "daemon"
+    error = error_of(transport=[conftest.need_sudo(user), Sudo("root")], executable="/usr/bin/python3")
+    assert isinstance(error, TransportRefused) and "password" in str(error) and "NOPASSWD" in str(error)
+    assert error.hop.startswith("sudo") and error.returncode == 1 and "password" in error.stderr
+
+
+def test_sudo_to_an_unknown_user() -> None:
+    conftest.need_sudo()
+    error = error_of(transport=Sudo("no-such-user"))
+    assert isinstance(error, TransportRefused) and "unknown user" in str(error) and error.hop == "sudo -u no-such-user"
+
+
+def test_host_that_does_not_resolve_or_answer(ssh: Ssh) -> None:
+    for transport in (Ssh("no-such-host.invalid"), Ssh("127.0.0.1", port=1, config=ssh.config)):
+        error = error_of(transport=transport)
+        assert isinstance(error, HostUnreachable) and error.hop == transport.name and error.returncode == 255
+
+
+def test_host_key_unknown(ssh: Ssh, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text(Path(str(ssh.config)).read_text().replace("known_hosts", "no_known_hosts"))
+    error = error_of(transport=Ssh(ssh.host, port=ssh.port, config=str(config)))
+    assert isinstance(error, TransportRefused) and "host" in str(error) and "key" in str(error) and error.hop == ssh.name
+
+
+def test_ssh_key_refused(ssh: Ssh, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    lines = [line for line in Path(str(ssh.config)).read_text().splitlines() if not line.startswith("IdentityFile")]
+    config.write_text("\n".join([*lines, f"IdentityFile {tmp_path}/none", "IdentityAgent none"]))
+    error = error_of(transport=Ssh(ssh.host, port=ssh.port, config=str(config)))
+    assert isinstance(error, TransportRefused) and "Permission denied" in str(error)
+
+
+def test_namespace_not_permitted() -> None:
+    """Inside bwrap without capabilities, a network namespace of its own is refused."""
+    conftest.need_bwrap()
+    error = error_of(
+        transport=[Bubblewrap(options=("--unshare-user", "--disable-userns")), Unshare()], executable="/usr/bin/python3"
+    )
+    assert isinstance(error, TransportRefused) and error.hop.startswith("unshare") and "not permitted" in str(error)
+
+
+def test_interpreter_missing_through_every_transport(chain: Any) -> None:
+    error = error_of(transport=chain, executable="/nonexistent/python9")
+    assert isinstance(error, InterpreterNotFound) and "/nonexistent/python9" in str(error)
+
+
+def test_interpreters_tried_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import deliveryboy_ng.transports as transports
+
+    monkeypatch.setattr(transports.sys, "executable", "/nonexistent/mine")
+    monkeypatch.setattr(
+        "deliveryboy_ng.options.default_executables", lambda chain: ("/nonexistent/mine", "python3.99", "python2.99")
+    )
+    error = error_of()
+    assert isinstance(error, InterpreterNotFound)
+    for name in ("/nonexistent/mine", "python3.99", "python2.99"):
+        assert name in str(error)
+
+
+def test_private_interpreter_falls_back_to_one_that_the_user_can_reach(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    (private / "python").symlink_to("/usr/bin/python3")
+    import deliveryboy_ng.transports as transports
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transports.sys, "executable", str(private / "python"))
+        receipt = deliver(transport=conftest.need_sudo())(lambda: os.getuid()).run()
+    assert receipt.value == 65534 and receipt.executable.startswith("python3")
+
+
+@pytest.mark.parametrize("version", sorted(conftest.TOO_OLD) or [None], ids=str)
+def test_interpreter_too_old(version: Any) -> None:
+    if version is None:
+        pytest.skip("no Python before 3.8 is installed; CI has some where pyenv has")
+    error = error_of(executable=conftest.TOO_OLD[version])
+    assert isinstance(error, InterpreterTooOld) and "3.8" in str(error)
+    # Python 2 does not even know the options.
+    assert f"Python {version[0]}.{version[1]}" in str(error) or version[0] == 2
+
+
+def test_command_of_a_hop_missing() -> None:
+    error = error_of(transport=[conftest.need_sudo(), Command(["/nonexistent/hop", "-x"])])
+    assert isinstance(error, TransportNotFound) and "/nonexistent/hop" in str(error)
+    error = error_of(transport=Command(["/nonexistent/hop"]))
+    assert isinstance(error, TransportNotFound) and "/nonexistent/hop" in str(error)
+    error = error_of(transport="no-such-transport-command")
+    assert isinstance(error, TransportNotFound)
+
+
+def test_something_else_answers() -> None:
+    error = error_of(transport=Command(["sh", "-c", "echo this is no python; echo grumble >&2; exit 7"]))
+    assert isinstance(error, HandshakeError) and error.returncode == 7
+    assert "this is no python" in str(error) and "grumble" in str(error) and "exit code 7" in str(error)
+
+
+def test_nothing_answers() -> None:
+    error = error_of(transport=Command(["sh", "-c", "echo prompt; exec sleep 1000"]), connect_timeout=1)
+    assert isinstance(error, HandshakeError) and "within 1 seconds" in str(error) and "prompt" in str(error)
+
+
+def test_interpreter_that_dies_at_start_up() -> None:
+    error = error_of(transport=Command(["sh", "-c", "kill -9 $$"]))
+    assert isinstance(error, HandshakeError) and "killed by SIGKILL" in str(error) and error.returncode == -9
+    error = error_of(transport=Command(["env", "PYTHONHOME=/nonexistent"]), executable="/bin/false")
+    assert isinstance(error, HandshakeError) and error.returncode == 1
+
+
+def test_endless_noise_instead_of_a_greeting_is_bounded() -> None:
+    error = error_of(transport=Command(["sh", "-c", "exec cat /dev/zero"]), connect_timeout=1)
+    assert isinstance(error, HandshakeError) and len(str(error)) < 20_000
+
+
+@pytest.mark.parametrize(
+    "stderr, kind",
+    [
+        ("sudo: a password is required\n", TransportRefused),
+        ("sudo: a terminal is required to read the password; either use the -S option\n", TransportRefused),
+        ("Sorry, user x is not allowed to execute '/usr/bin/python3' as root on h.\n", TransportRefused),
+        ("sudo: /usr/bin/sudo must be owned by uid 0 and have the setuid bit set\n", TransportRefused),
+        ('sudo: The "no new privileges" flag is set, which prevents sudo from running as root.\n', TransportRefused),
+        ("ssh: connect to host h port 22: No route to host\n", HostUnreachable),
+        ("kex_exchange_identification: Connection closed by remote host\n", HostUnreachable),
+        ("me@h: Permission denied (publickey).\n", TransportRefused),
+        ("bash: line 1: python3: command not found\n", InterpreterNotFound),
+        ("zsh:1: command not found: python3\n", InterpreterNotFound),
+        ("sh: 1: python3: not found\n", InterpreterNotFound),
+        ("fish: Unknown command: python3\n", InterpreterNotFound),
+        ("bash: line 1: sudo: command not found\n", TransportNotFound),
+        ("env: \u2018python3\u2019: No such file or directory\n", InterpreterNotFound),
+        ("unshare: unshare failed: Operation not permitted\n", TransportRefused),
+        ("unshare: failed to execute python3: No such file or directory\n", InterpreterNotFound),
+        ("bwrap: setting up uid map: Permission denied\n", TransportRefused),
+        ("bwrap: execvp python3: No such file or directory\n", InterpreterNotFound),
+        ("Fatal Python error: init_fs_encoding: failed to get the Python codec\n", InterpreterNotFound),
+        ("", HandshakeError),
+    ],
+)
+def test_words_of_a_transport_are_understood(stderr: str, kind: type[DeliveryTransportError]) -> None:
+    error = diagnose(Failure((Ssh("h"), Sudo("x")), ("ssh", "h"), "python3", 1, stderr, b""))
+    assert type(error) is kind and str(error).strip() and error.stderr == stderr
+
+
+# --- noise ----------------------------------------------------------------------------------------------------------
+
+NOISE = b"Welcome to \xff\xfe\x00\r\n\r\nmotd =beef<AAAA\n==== \x1b[31m"
+
+
+def noisy(tmp_path: Path, before: bytes, after: bytes) -> Command:
+    """A transport that writes noise around, and every few milliseconds between, what the far side writes."""
+    script = tmp_path / "noisy.py"
+    script.write_text(
+        f"""
+import os, subprocess, sys, threading, time
+os.write(1, {before!r})
+child = subprocess.Popen(sys.argv[1:])
+while child.poll() is None:
+    os.write(1, {after!r})
+    time.sleep(0.003)
+os.write(1, {after!r})
+"""
+    )
+    return Command([sys.executable, str(script)])
+
+
+def test_noise_before_between_and_after(tmp_path: Path) -> None:
+    def work(data: bytes) -> bytes:
+        for n in range(20):
+            print("line", n)
+            time.sleep(0.005)
+        return data[::-1]
+
+    data = os.urandom(300_000)
+    receipt = deliver(transport=noisy(tmp_path, NOISE, NOISE))(work).run(data)
+    assert receipt.ok, receipt.exception
+    assert receipt.value == data[::-1] and receipt.stdout == b"".join(b"line %d\n" % n for n in range(20))
+    assert b"motd" in receipt.noise
+
+
+def test_excess_output_is_kept_when_asked_for(tmp_path: Path) -> None:
+    transport = Command(["sh", "-c", 'echo before; exec "$@"', "sh"])
+    assert deliver(transport=transport)(lambda: print("mine")).run().stdout == b"mine\n"
+    assert deliver(transport=transport, discard_excess=False)(lambda: print("mine")).run().stdout == b"before\nmine\n"
+
+
+def test_terminal_in_between() -> None:
+    """script(1) puts a pty between the two sides: lines are cut, echoed and translated there."""
+    if not conftest.works("script", "-qec", "true", "/dev/null"):
+        conftest.missing("script (bsdutils) is not installed")
+    transport = Command(["script", "-qe", "/dev/null", "-c"], shell=True)
+    data = os.urandom(200_000)
+
+    def work(data: bytes) -> tuple[bytes, int]:
+        print("through a terminal")
+        return data[::-1], len(sys.stdin.read())
+
+    receipt = deliver(transport=transport, input=b"i" * 50_000)(work).run(data)
+    assert receipt.ok, receipt.exception
+    assert receipt.value == (data[::-1], 50_000) and receipt.stdout == b"through a terminal\n"
+
+
+def test_sudo_through_a_terminal() -> None:
+    if not conftest.works("script", "-qec", "true", "/dev/null"):
+        conftest.missing("script (bsdutils) is not installed")
+    conftest.need_sudo()
+    transport = Command(
+        [
+            "script",
+            "-qe",
+            "/dev/null",
+            "-c",
+        ],
+        shell=True,
+    )
+    receipt = deliver(transport=[transport, Sudo("nobody")])(lambda: os.getuid()).run()
+    assert receipt.value == 65534, receipt.exception
+
+
+def test_ssh_with_a_forced_terminal(ssh: Ssh) -> None:
+    transport = Ssh(ssh.host, port=ssh.port, config=ssh.config, options=("-tt",))
+    data = os.urandom(100_000)
+    receipt = deliver(transport=transport)(lambda data: data[::-1]).run(data)
+    assert receipt.value == data[::-1], receipt.exception
+
+
+def test_bashrc_that_echoes(ssh: Ssh, tmp_path: Path) -> None:
+    """What a login shell prints before the command runs, and a process it left that prints later."""
+    transport = Command(
+        ["bash", "-c", 'printf "\\0motd\\n\\xff"; (sleep 0.05; echo late; sleep 0.2; echo later) & exec "$@"', "bash"]
+    )
+    receipt = deliver(transport=[transport, ssh])(lambda: [print("x"), time.sleep(0.15)]).run()
+    assert receipt.ok and receipt.stdout == b"x\n", receipt.exception
+
+
+def test_unshare_has_its_own_proc_and_pids() -> None:
+    conftest.need_unshare()
+
+    def look() -> tuple[int, int, list[str]]:
+        return os.getpid(), os.getppid(), sorted(name for name in os.listdir("/proc") if name.isdigit())
+
+    pid, parent, names = deliver(transport=Unshare(pid=True))(look)()
+    assert parent == 1 and names == ["1", str(pid)]
+
+
+def test_pid_namespace_without_proc_of_its_own_is_cleaned_up() -> None:
+    conftest.need_unshare()
+    mark = f"DELIVERYBOY_NOPROC_{os.getpid()}"
+
+    def work() -> int:
+        import subprocess
+
+        subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        return os.getpid()
+
+    assert deliver(transport="unshare -rpf", env={mark: "1"})(work)() == 2
+    assert not conftest.wait_until(lambda: conftest.processes_with(mark), 0)
