@@ -279,7 +279,8 @@ class DeliveryBoy:
         options = {
             **self.params,
             "transport": self.transport,
-            "transport_params": self.transport_params,
+            # As ever, without a transport they mean nothing.
+            "transport_params": () if self.transport is None else self.transport_params,
             "executable": self.executable,
             "asynchronous": self.asynchronous,
             "discard_excess": self.discard_excess,

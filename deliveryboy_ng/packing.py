@@ -116,7 +116,7 @@ def _home(func: Any) -> str | None:
         func = func.func if isinstance(func, functools.partial) else func.__func__
     name = getattr(func, "__module__", None) or type(func).__module__
     spec = modules_.find_spec(name) if isinstance(name, str) else None
-    return name if spec is not None and modules_.kind_of(spec) == "own" else None
+    return name if spec is not None and modules_.kind_of(spec) in ("own", "library") else None
 
 
 def _pack(

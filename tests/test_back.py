@@ -60,7 +60,7 @@ def test_exception_returns_with_everything(chain: Any) -> None:
                 if hasattr(error, "add_note"):
                     error.add_note("a note")
                 raise error from inner
-        except Plain as cause:
+        except Plain:
             raise ValueError("last")  # noqa: B904
 
     with pytest.raises(ValueError, match="last") as caught:

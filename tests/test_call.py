@@ -518,8 +518,9 @@ def test_limits_are_set_in_the_call_process(chain: Any) -> None:
 
 
 def test_limit_that_cannot_be_raised_is_refused_before_the_function_runs(tmp_path: Path) -> None:
-    import conftest
     import resource
+
+    import conftest
 
     trace = tmp_path / "ran"
     limits = Limits(rlimits={resource.RLIMIT_NOFILE: (1 << 30, 1 << 30)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import itertools
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def test_frames_survive_being_cut_anywhere(messages: Any, lane: str, cuts: list[
     data = b"".join(encode(messages, lane))
     decoder = frames.decoder(NONCE, frames.TO_NEAR, lane)
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    events = [event for start, stop in zip(edges, edges[1:], strict=False) for event in decoder.feed(data[start:stop])]
+    events = [event for start, stop in itertools.pairwise(edges) for event in decoder.feed(data[start:stop])]
     assert joined(events) == messages
 
 

@@ -46,13 +46,14 @@ PYTHON = ["python3", "-c", "print('it''s')"]
         (Sudo("nobody", group="games", options=("-H",)), ["sudo", "-n", "-u", "nobody", "-g", "games", "-H", "--", *PYTHON]),
         (
             Ssh("me@web1", port=2222, identity="key", config="conf", options=("-C",)),
-            ["ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=4", "-F", "conf", "-p", "2222", "-i", "key", "-C", "--", "me@web1"]
-            + [shlex.join(PYTHON)],
+            ["ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=4", "-F", "conf", "-p", "2222", "-i", "key", "-C", "--",
+             "me@web1", shlex.join(PYTHON)],
         ),
         (Unshare(), ["unshare", "--map-root-user", "--", *PYTHON]),
         (
             Unshare(user=False, pid=True, net=True, mount=True, ipc=True, uts=True, cgroup=True),
-            ["unshare", "--mount", "--net", "--ipc", "--uts", "--cgroup", "--pid", "--fork", "--kill-child", "--mount-proc", "--", *PYTHON],
+            ["unshare", "--mount", "--net", "--ipc", "--uts", "--cgroup", "--pid", "--fork", "--kill-child", "--mount-proc", "--",
+             *PYTHON],
         ),
         (Command(["setpriv", "--no-new-privs"]), ["setpriv", "--no-new-privs", *PYTHON]),
         (Command(["remote", "x"], shell=True), ["remote", "x", shlex.join(PYTHON)]),

@@ -519,7 +519,7 @@ def test_nothing_of_a_call_shows_in_any_command_line(chain: Any) -> None:
                         text = file.read()
                 except OSError:
                     continue
-                if secret.encode() in text or b"deliveryboy_ng" in text and b"-c" in text:
+                if secret.encode() in text or (b"deliveryboy_ng" in text and b"-c" in text):
                     found.append(repr(text[:200]))
         return found
 
@@ -581,6 +581,14 @@ def test_other_versions_bring_back_output_and_exceptions(project: Any, other_pyt
     assert isinstance(receipt.exception, KeyError) and receipt.exception.args == ("key",)
     assert (receipt.stdout, receipt.stderr) == (b"out\n", b"err\n")
     assert "return {}[x]" in "".join(traceback.format_exception(receipt.exception))
+
+
+def test_objects_of_this_library_need_it_over_there() -> None:
+    from deliveryboy_ng import Limits
+
+    assert deliver(lambda limits: limits.cpu)(Limits(cpu=3)) == 3
+    with pytest.raises(DeliveryPackingError, match="not installed on the far side"):
+        deliver(transport=conftest.need_sudo(), executable="/usr/bin/python3")(lambda limits: limits.cpu)(Limits(cpu=3))
 
 
 # --- cloudpickle's private names ------------------------------------------------------------------------------------

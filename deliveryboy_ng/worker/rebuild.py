@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+LIBRARY = "deliveryboy_ng"
 WORKER = __name__.rpartition(".")[0] + "."
 FunctionType: "Any" = type(lambda: None)
 CellType = type((lambda x: lambda: x)(0).__closure__[0])  # type: ignore[index]
@@ -46,7 +47,12 @@ def loads(data: bytes) -> "Any":
             if module.startswith(WORKER):
                 # An attribute of the package, a module of the worker is imported when it is first asked for.
                 return getattr(getattr(sys.modules[WORKER[:-1]], module[len(WORKER) :]), name)
-            return super().find_class(module, name)
+            found = super().find_class(module, name)
+            if module.partition(".")[0] == LIBRARY:
+                from . import standin
+
+                standin.refuse(module, name)
+            return found
 
     return Unpickler(io.BytesIO(data)).load()
 

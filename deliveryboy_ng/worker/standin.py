@@ -7,6 +7,8 @@ on, if the library is installed here; otherwise calling it raises RuntimeError: 
 than it asks for, would be a wrong answer.
 """
 
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -65,19 +67,30 @@ class Runner:
 _Method: "Any" = type(Runner().local)
 
 
-class Anything:
-    """Takes the place of a transport, a limit, or whatever else an option of a decorator may be."""
+def _refuse(*args: object, **kwargs: object) -> "Any":
+    raise RuntimeError("deliveryboy_ng is not installed on the far side; only its decorator can be used here")
+
+
+class _Names(type):
+    def __getattr__(cls, name: str) -> "Any":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: Anything()
+
+
+class Anything(metaclass=_Names):
+    """Takes the place of a transport, a limit, or whatever else an option of a decorator may be; good for nothing else."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         pass
 
-    def __getattr__(self, name: str) -> "Anything":
+    def __getattr__(self, name: str) -> "Any":
         if name.startswith("__"):
             raise AttributeError(name)
-        return Anything()
+        return _refuse()
 
-    def __call__(self, *args: object, **kwargs: object) -> "Anything":
-        return Anything()
+    __eq__ = __bool__ = __iter__ = __call__ = __str__ = __reduce_ex__ = _refuse
+    __hash__ = None  # type: ignore[assignment]
 
 
 def deliver(*args: "Any", **options: "Any") -> "Any":
@@ -104,3 +117,9 @@ class Loader:
         module.__getattr__ = stand_in
         module.deliver = module.DeliveryBoyDecorator = deliver
         module.DeliveryBoy = Runner
+
+
+def refuse(module: str, name: str) -> None:
+    """Raise ImportError if *module* is of this file's making: an object of the library's cannot be unpacked from it."""
+    if isinstance(getattr(sys.modules.get(module), "__loader__", None), Loader):
+        raise ImportError("%s.%s is needed here, but deliveryboy_ng is not installed on the far side" % (module, name))
