@@ -252,8 +252,12 @@ class Journey:
         return _failed(receipt, Verdict.RAISED, error)
 
     def _not_unpacked(self, receipt: Receipt, error: BaseException) -> Receipt:
+        versions = platform.python_version_tuple()[:2], tuple(receipt.python.split(".")[:2])
+        by_reference = (
+            "" if versions[0] == versions[1] else f" (all went by reference, since this is Python {'.'.join(versions[0])})"
+        )
         problem = DeliveryPackingError(
-            f"{self.name} has not run: its box cannot be unpacked by Python {receipt.python} of {receipt.transport}: "
+            f"{self.name} has not run: its box cannot be unpacked by Python {receipt.python} of {receipt.transport}{by_reference}: "
             f"{type(error).__name__}: {error}",
             real_exception=error,
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import glob
 import importlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -35,6 +37,26 @@ def works(*command: str) -> bool:
     if shutil.which(command[0]) is None:
         return False
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0
+
+
+SAME = f"import sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
+
+
+@functools.cache
+def need_same_version(*prefix: str, only: str = "") -> None:
+    """Code travels to its own version of Python alone: skip where a transport reaches no such interpreter."""
+    version = ".".join(map(str, sys.version_info[:2]))
+    names = (only,) if only else (sys.executable, f"python{version}", "python3")
+    commands = [[name, "-c", SAME] for name in names]
+    if not any(works(*prefix, *([shlex.join(command)] if prefix[0] == "ssh" else command)) for command in commands):
+        missing(f"no Python {version} can be reached through {' '.join(prefix)}")
+
+
+def system_python() -> str:
+    """The distribution's interpreter, of this version and without this library."""
+    if not works("/usr/bin/python3", "-c", SAME):
+        missing(f"/usr/bin/python3 is not Python {sys.version_info[0]}.{sys.version_info[1]}")
+    return "/usr/bin/python3"
 
 
 # --- interpreters ---------------------------------------------------------------------------------------------------
@@ -103,6 +125,7 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ssh]:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.02)
+        need_same_version("ssh", "-F", str(folder / "ssh_config"), "-p", str(port), "127.0.0.1", only="python3")
         yield Ssh(f"{getpass.getuser()}@127.0.0.1", port=port, config=str(folder / "ssh_config"))
     finally:
         daemon.terminate()
@@ -115,6 +138,7 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ssh]:
 def need_sudo(user: str = "nobody") -> Sudo:
     if not works("sudo", "-n", "-u", user, "true"):
         missing(f"sudo -n -u {user} is not installed or not allowed")
+    need_same_version("sudo", "-n", "-u", user)
     return Sudo(user)
 
 
@@ -126,6 +150,7 @@ def need_unshare() -> None:
 def need_bwrap() -> Bubblewrap:
     if not works("bwrap", "--ro-bind", "/", "/", "true"):
         missing("bwrap (bubblewrap) is not installed, or user namespaces are not permitted")
+    need_same_version(*Bubblewrap().wrap([]))
     return Bubblewrap()
 
 

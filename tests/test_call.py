@@ -576,8 +576,8 @@ from deliveryboy_ng import deliver
 @deliver
 def work(stubborn):
     import time
-    print("begun", flush=True)
     try:
+        print("begun", flush=True)
         time.sleep(1000)
     except KeyboardInterrupt:
         print("interrupted", flush=True)

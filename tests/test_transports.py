@@ -158,7 +158,7 @@ def error_of(**options: Any) -> DeliveryTransportError:
 def test_sudo_that_wants_a_password() -> None:
     """From an account without a rule; the outer hop gets us there."""
     user = "daemon"
-    error = error_of(transport=[conftest.need_sudo(user), Sudo("root")], executable="/usr/bin/python3")
+    error = error_of(transport=[conftest.need_sudo(user), Sudo("root")], executable=conftest.system_python())
     assert isinstance(error, TransportRefused) and "password" in str(error) and "NOPASSWD" in str(error)
     assert error.hop.startswith("sudo") and error.returncode == 1 and "password" in error.stderr
 
@@ -194,7 +194,7 @@ def test_namespace_not_permitted() -> None:
     """Inside bwrap without capabilities, a network namespace of its own is refused."""
     conftest.need_bwrap()
     error = error_of(
-        transport=[Bubblewrap(options=("--unshare-user", "--disable-userns")), Unshare()], executable="/usr/bin/python3"
+        transport=[Bubblewrap(options=("--unshare-user", "--disable-userns")), Unshare()], executable=conftest.system_python()
     )
     assert isinstance(error, TransportRefused) and error.hop.startswith("unshare") and "not permitted" in str(error)
 

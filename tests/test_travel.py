@@ -130,7 +130,7 @@ def test_delivered_function_that_calls_another_delivers_it_or_says_why() -> None
     mine, others, local = outer()
     assert mine == local != others
     with pytest.raises(RuntimeError, match="not installed"):
-        deliver(transport=conftest.need_sudo(), executable="/usr/bin/python3")(lambda: inner())()
+        deliver(transport=conftest.need_sudo(), executable=conftest.system_python())(lambda: inner())()
 
 
 def test_state_of_globals_is_the_current_one() -> None:
@@ -393,7 +393,7 @@ def test_module_that_imports_the_functions_own_exists_only_once(project: Any) ->
     import first  # type: ignore[import-not-found]
 
     assert first.f() == ([1], True)
-    assert first.f.with_options(transport=conftest.need_sudo(), executable="/usr/bin/python3")() == ([1], True)
+    assert first.f.with_options(transport=conftest.need_sudo(), executable=conftest.system_python())() == ([1], True)
 
 
 def test_installed_distributions_go_by_reference_unless_named() -> None:
@@ -403,7 +403,7 @@ def test_installed_distributions_go_by_reference_unless_named() -> None:
         return iniconfig.__file__
 
     assert {e.name: e.by_value for e in deliver(work).manifest()} == {"iniconfig": False}
-    runner = deliver(transport=conftest.need_sudo(), executable="/usr/bin/python3", modules=["iniconfig"])(work)
+    runner = deliver(transport=conftest.need_sudo(), executable=conftest.system_python(), modules=["iniconfig"])(work)
     assert {e.name: e.by_value for e in runner.manifest()}["iniconfig"]
     assert runner().endswith("iniconfig/__init__.py")
     with pytest.raises(DeliveryPackingError, match="no module named 'nonexistent'"):
@@ -417,7 +417,7 @@ def test_module_missing_over_there_is_a_clear_error() -> None:
         return iniconfig.__name__
 
     with pytest.raises(ModuleNotFoundError, match="iniconfig"):
-        deliver(transport=conftest.need_sudo(), executable="/usr/bin/python3")(work)()
+        deliver(transport=conftest.need_sudo(), executable=conftest.system_python())(work)()
 
 
 def test_data_files_are_read_through_importlib_resources(project: Any, chain: Any) -> None:
@@ -588,7 +588,7 @@ def test_objects_of_this_library_need_it_over_there() -> None:
 
     assert deliver(lambda limits: limits.cpu)(Limits(cpu=3)) == 3
     with pytest.raises(DeliveryPackingError, match="not installed on the far side"):
-        deliver(transport=conftest.need_sudo(), executable="/usr/bin/python3")(lambda limits: limits.cpu)(Limits(cpu=3))
+        deliver(transport=conftest.need_sudo(), executable=conftest.system_python())(lambda limits: limits.cpu)(Limits(cpu=3))
 
 
 # --- cloudpickle's private names ------------------------------------------------------------------------------------
@@ -684,7 +684,7 @@ def test_unknown_global_of_cloudpickle_makes_it_travel(monkeypatch: pytest.Monke
     import cloudpickle.cloudpickle as cp
 
     monkeypatch.delitem(packing.TABLE, cp._make_dict_keys)
-    runner = deliver(transport=conftest.need_sudo(), executable="/usr/bin/python3")(
+    runner = deliver(transport=conftest.need_sudo(), executable=conftest.system_python())(
         lambda keys: (sorted(keys), "cloudpickle" in sys.modules)
     )
     assert {e.name for e in runner.manifest({"b": 1}.keys())} == {
