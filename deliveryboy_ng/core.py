@@ -8,7 +8,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from .delivery import Delivery
 from .exceptions import DeliveryOptionError
@@ -20,6 +20,7 @@ from .worker import call as call_process
 __all__ = ["DeliveryBox", "DeliveryBoy", "DeliveryBoyDecorator", "Runner", "deliver", "execute", "main"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 S = TypeVar("S")
 
@@ -76,7 +77,7 @@ class Runner(Generic[P, R]):
 
         :raises DeliveryOptionError: if an option is unknown or makes no sense
         """
-        return Runner(self.__wrapped__, Options.of(options, self.options), self._bound)
+        return type(self)(self.__wrapped__, Options.of(options, self.options), self._bound)
 
     def manifest(self, *args: P.args, **kwargs: P.kwargs) -> Manifest:
         """What would travel with such a call; nothing is started.
@@ -88,15 +89,9 @@ class Runner(Generic[P, R]):
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> Runner[P, R]: ...
     @overload
-    def __get__(self: Runner[Concatenate[S, P], R], instance: S, owner: type | None = None) -> Runner[P, R]: ...
+    def __get__(self: Runner[Concatenate[S, Q], R], instance: S, owner: type | None = None) -> Runner[Q, R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if isinstance(self.__wrapped__, staticmethod):
-            return self
-        if isinstance(self.__wrapped__, classmethod):
-            return Runner(self.__wrapped__, self.options, (owner if owner is not None else type(instance),))
-        if instance is None:
-            return self
-        return Runner(self.__wrapped__, self.options, (instance,))
+        return self if instance is None else Runner(self.__wrapped__, self.options, (instance,))
 
     def __repr__(self) -> str:
         from .session import describe
@@ -124,7 +119,21 @@ class Runner(Generic[P, R]):
         return unbound
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Runner, (self.__wrapped__, self.options, self._bound)
+        return type(self), (self.__wrapped__, self.options, self._bound)
+
+
+class UnboundRunner(Runner[P, R]):
+    """The runner of a classmethod or staticmethod: reached through an instance, it does not take that instance along."""
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Runner[P, R]:
+        if isinstance(self.__wrapped__, staticmethod):
+            return self
+        return Runner(self.__wrapped__, self.options, (owner if owner is not None else type(instance),))
+
+
+def runner_of(func: Any, options: Options) -> Runner[Any, Any]:
+    """The kind of runner that fits a function as it stands in a module or a class body."""
+    return (UnboundRunner if isinstance(func, (classmethod, staticmethod)) else Runner)(func, options)
 
 
 class Manifest(tuple):  # type: ignore[type-arg]
@@ -157,11 +166,26 @@ def _check_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
             raise TypeError(f"{getattr(func, '__qualname__', func)}(): {error}") from None
 
 
+class Decorator(Protocol):
+    """What ``deliver(...)`` with options returns."""
+
+    @overload
+    def __call__(self, func: classmethod[Any, P, R], /) -> UnboundRunner[P, R]: ...
+    @overload
+    def __call__(self, func: staticmethod[P, R], /) -> UnboundRunner[P, R]: ...
+    @overload
+    def __call__(self, func: Callable[P, R], /) -> Runner[P, R]: ...
+
+
+@overload
+def deliver(func: classmethod[Any, P, R], /) -> UnboundRunner[P, R]: ...
+@overload
+def deliver(func: staticmethod[P, R], /) -> UnboundRunner[P, R]: ...
 @overload
 def deliver(func: Callable[P, R], /) -> Runner[P, R]: ...
 @overload
-def deliver(func: None = None, /, **options: Any) -> Callable[[Callable[P, R]], Runner[P, R]]: ...
-def deliver(func: Callable[P, R] | None = None, /, **options: Any) -> Any:
+def deliver(func: None = None, /, **options: Any) -> Decorator: ...
+def deliver(func: Any = None, /, **options: Any) -> Any:
     """Decorate a function so that each call of it runs somewhere else; see :class:`Options` for what can be said.
 
     Usable bare, ``@deliver``, and with options, ``@deliver(transport=Sudo("nobody"), timeout=10)``.
@@ -170,8 +194,8 @@ def deliver(func: Callable[P, R] | None = None, /, **options: Any) -> Any:
     """
     checked = Options.of(options)
     if func is None:
-        return lambda function: Runner(function, checked)
-    return Runner(func, checked)
+        return lambda function: runner_of(function, checked)
+    return runner_of(func, checked)
 
 
 class DeliveryBoyDecorator:
@@ -181,8 +205,14 @@ class DeliveryBoyDecorator:
         self.params = params
         self._options = Options.of(params)
 
-    def __call__(self, func: Callable[P, R]) -> Runner[P, R]:
-        return Runner(func, self._options)
+    @overload
+    def __call__(self, func: classmethod[Any, P, R], /) -> UnboundRunner[P, R]: ...
+    @overload
+    def __call__(self, func: staticmethod[P, R], /) -> UnboundRunner[P, R]: ...
+    @overload
+    def __call__(self, func: Callable[P, R], /) -> Runner[P, R]: ...
+    def __call__(self, func: Any, /) -> Any:
+        return runner_of(func, self._options)
 
 
 class DeliveryBox:
@@ -285,7 +315,7 @@ class DeliveryBoy:
             "asynchronous": self.asynchronous,
             "discard_excess": self.discard_excess,
         }
-        return Runner(self.func, Options.of(options))
+        return runner_of(self.func, Options.of(options))
 
 
 def execute(inbox: DeliveryBox) -> DeliveryBox:

@@ -142,7 +142,7 @@ def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
         except (ImportError, AttributeError, ValueError, OSError):
             continue
         if spec is not None:
-            return spec  # type: ignore[no-any-return]
+            return spec
     return None
 
 
@@ -193,7 +193,7 @@ def load(name: str, spec: importlib.machinery.ModuleSpec) -> Module:
 
 def _source(name: str, spec: importlib.machinery.ModuleSpec, file: str) -> str | None:
     try:
-        return spec.loader.get_source(name)  # type: ignore[union-attr, attr-defined, no-any-return]
+        return spec.loader.get_source(name)
     except (AttributeError, ImportError, OSError, SyntaxError, UnicodeDecodeError):
         pass
     try:
@@ -209,7 +209,7 @@ def _code(name: str, spec: importlib.machinery.ModuleSpec, file: str, source: st
             if isinstance(loader, importlib.machinery.SourceFileLoader):
                 return loader.get_code(name)
             return compile(source, file, "exec", dont_inherit=True)
-        return spec.loader.get_code(name)  # type: ignore[union-attr, attr-defined, no-any-return]
+        return spec.loader.get_code(name)
     except SyntaxError as error:
         raise DeliveryPackingError(
             f"module {name} cannot be compiled: {error}", path=f"module {name}", real_exception=error

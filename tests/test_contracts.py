@@ -146,3 +146,46 @@ def test_every_module_can_be_imported_alone() -> None:
     for path in PACKAGE.glob("*.py"):
         if path.stem not in ("__main__", "__init__"):
             importlib.import_module(f"deliveryboy_ng.{path.stem}")
+
+
+TYPED = """
+from deliveryboy_ng import Delivery, Receipt, deliver
+
+@deliver
+def f(x: int, y: str = "a") -> float:
+    return x
+
+@deliver(timeout=3)
+def g(x: int) -> str:
+    return str(x)
+
+class C:
+    @deliver
+    def m(self, x: int) -> float:
+        return x
+
+a: float = f(1)
+b: Delivery[float] = f.submit(1, y="b")
+c: Receipt = f.run(1)
+d: str = g.with_options(timeout=4)(1)
+e: float = C().m(1)
+i: Delivery[float] = C().m.submit(1)
+
+async def wait() -> float:
+    return await f.submit(3)
+
+f("x")  # wrong
+g()  # wrong
+j: int = g(1)  # wrong
+C().m("x")  # wrong
+"""
+
+
+def test_a_type_checker_sees_the_functions_own_signature(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    program = tmp_path / "typed.py"
+    program.write_text(TYPED)
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-warn-unused-ignores", "--cache-dir", str(tmp_path), str(program)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent, check=False)
+    wrong = {number for number, line in enumerate(TYPED.splitlines(), 1) if line.endswith("# wrong")}
+    assert {int(line.split(":")[1]) for line in result.stdout.splitlines() if ": error:" in line} == wrong, result.stdout

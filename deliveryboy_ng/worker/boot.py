@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 worker = globals()["w"]
-ModuleSpec: "Any" = _frozen_importlib.ModuleSpec  # type: ignore[attr-defined]
+ModuleSpec: "Any" = _frozen_importlib.ModuleSpec
 PACKAGE = "deliveryboy_ng.worker"
 
 
@@ -21,7 +21,7 @@ class Finder:
     """Finds and loads one module of the worker."""
 
     def find_spec(self, name: "Any", path: "Any" = None, target: "Any" = None) -> "Any":
-        return ModuleSpec(name, self, origin="<%s>" % name) if name in worker else None  # type: ignore[attr-defined]
+        return ModuleSpec(name, self, origin="<%s>" % name) if name in worker else None
 
     def create_module(self, spec: "Any") -> "Any":
         return None
@@ -49,5 +49,5 @@ package = sys.modules[PACKAGE] = type(sys)(PACKAGE)
 package.__package__ = PACKAGE
 package.__path__ = []
 package.__getattr__ = submodule  # type: ignore[method-assign]
-sys.meta_path.insert(0, Finder())  # type: ignore[arg-type]
+sys.meta_path.insert(0, Finder())
 package.supervisor.main(globals()["n"].encode(), globals()["t"][3], globals()["d"])

@@ -173,14 +173,14 @@ def class_setstate(made: "Any", state: "Any") -> "Any":
 def make_typevar(name: "Any", bound: "Any", constraints: "Any", covariant: "Any", contravariant: "Any", number: "Any") -> "Any":
     import typing
 
-    return typing.TypeVar(name, *constraints, bound=bound, covariant=covariant, contravariant=contravariant)  # type: ignore[misc]
+    return typing.TypeVar(name, *constraints, bound=bound, covariant=covariant, contravariant=contravariant)
 
 
 def dataclass_sentinel(name: "Any") -> "Any":
     import dataclasses
 
     return {
-        kind.name: kind  # type: ignore[attr-defined]
+        kind.name: kind
         for kind in (dataclasses._FIELD, dataclasses._FIELD_CLASSVAR, dataclasses._FIELD_INITVAR)  # type: ignore[attr-defined]
     }[name]
 

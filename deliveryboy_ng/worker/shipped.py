@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 LIBRARY = "deliveryboy_ng"
-_ModuleSpec: "Any" = _frozen_importlib.ModuleSpec  # type: ignore[attr-defined]
+_ModuleSpec: "Any" = _frozen_importlib.ModuleSpec
 
 
 def install(modules: "dict[str, tuple[object, ...]]") -> None:
     """Make *modules*, and the stand-in for this library itself, importable."""
     if modules:
-        sys.meta_path.insert(0, Finder(modules))  # type: ignore[arg-type]
-    sys.meta_path.append(LibraryFinder())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, Finder(modules))
+    sys.meta_path.append(LibraryFinder())
 
 
 class LibraryFinder:
@@ -58,7 +58,7 @@ class Finder:
         spec = _ModuleSpec(name, Loader(*entry), origin=file, is_package=package)
         spec.has_location = True
         if package:
-            spec.submodule_search_locations = [file.rpartition("/")[0]]  # type: ignore[union-attr, attr-defined]
+            spec.submodule_search_locations = [file.rpartition("/")[0]]
         return spec
 
     def invalidate_caches(self) -> None:
