@@ -193,7 +193,8 @@ def load(name: str, spec: importlib.machinery.ModuleSpec) -> Module:
 
 def _source(name: str, spec: importlib.machinery.ModuleSpec, file: str) -> str | None:
     try:
-        return spec.loader.get_source(name)
+        loader: Any = spec.loader
+        return loader.get_source(name)  # type: ignore[no-any-return]
     except (AttributeError, ImportError, OSError, SyntaxError, UnicodeDecodeError):
         pass
     try:
@@ -209,7 +210,8 @@ def _code(name: str, spec: importlib.machinery.ModuleSpec, file: str, source: st
             if isinstance(loader, importlib.machinery.SourceFileLoader):
                 return loader.get_code(name)
             return compile(source, file, "exec", dont_inherit=True)
-        return spec.loader.get_code(name)
+        fallback: Any = spec.loader
+        return fallback.get_code(name)  # type: ignore[no-any-return]
     except SyntaxError as error:
         raise DeliveryPackingError(
             f"module {name} cannot be compiled: {error}", path=f"module {name}", real_exception=error

@@ -58,7 +58,7 @@ class Finder:
         spec = _ModuleSpec(name, Loader(*entry), origin=file, is_package=package)
         spec.has_location = True
         if package:
-            spec.submodule_search_locations = [file.rpartition("/")[0]]
+            spec.submodule_search_locations = [str(file).rpartition("/")[0]]
         return spec
 
     def invalidate_caches(self) -> None:
