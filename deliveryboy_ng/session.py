@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import hops
-from .exceptions import CallCancelled, ConnectionLost, HandshakeError, InterpreterTooOld
+from .exceptions import CallCancelled, ConnectionLost, DeliveryTransportError, HandshakeError, InterpreterTooOld
 from .hops import Failure
 from .transports import Transport, lane_of, wrap
 from .worker import frames
@@ -116,29 +116,37 @@ class Session:
         self._start(detached)
 
     def _start(self, detached: bool) -> None:
-        self._fds["wake"], self._fds["poke"] = os.pipe()
-        far_in, self._fds["stdin"] = os.pipe()
-        self._fds["stdout"], far_out = os.pipe()
-        far = [far_in, far_out]
-        if detached:
-            # The transport may still write when nobody reads any more.
-            far_err = self._fds["log"] = _nameless_file()
-        else:
-            self._fds["stderr"], far_err = os.pipe()
-            far.append(far_err)
-        for fd in self._fds.values():
-            os.set_blocking(fd, False)
-        _enlarge(self._fds["stdin"])
+        far: list[int] = []
         try:
+            self._fds["wake"], self._fds["poke"] = os.pipe()
+            far_in, self._fds["stdin"] = os.pipe()
+            far.append(far_in)
+            self._fds["stdout"], far_out = os.pipe()
+            far.append(far_out)
+            if detached:
+                # The transport may still write when nobody reads any more.
+                far_err = self._fds["log"] = _nameless_file()
+            else:
+                self._fds["stderr"], far_err = os.pipe()
+                far.append(far_err)
+            for fd in self._fds.values():
+                os.set_blocking(fd, False)
+            _enlarge(self._fds["stdin"])
             # A session of its own: Ctrl-C shall reach the call as a frame, not kill ssh or sudo first.
             self._process = subprocess.Popen(
                 self.argv, stdin=far_in, stdout=far_out, stderr=far_err, start_new_session=True, env=_environment()
             )
         except (OSError, ValueError) as error:
             self.forget()
-            failure = Failure(self.chain, self.argv, self.executable, None, "", b"")
             words = getattr(error, "strerror", None) or str(error)
-            raise hops.not_found(failure, self.argv[0], words) from error
+            if isinstance(error, (FileNotFoundError, PermissionError)):
+                failure = Failure(self.chain, self.argv, self.executable, None, "", b"")
+                raise hops.not_found(failure, self.argv[0], words) from error
+            raise DeliveryTransportError(
+                f"the transport cannot be started: {words}\n{hops.evidence(self.argv, None, '')}",
+                argv=self.argv,
+                real_exception=error,
+            ) from error
         finally:
             for fd in far:
                 os.close(fd)

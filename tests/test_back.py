@@ -552,3 +552,120 @@ print(delivery.remote_pid, flush=True)
 
 def test_subprocess_module_is_undisturbed() -> None:
     assert deliver(lambda: subprocess.run(["true"], check=True).returncode)() == 0
+
+
+# --- attacks --------------------------------------------------------------------------------------------------------
+
+
+def test_child_that_returns_from_the_function_too_does_not_answer(chain: Any) -> None:
+    def work() -> str:
+        pid = os.fork()
+        if pid == 0:
+            print("child")
+            return "child"
+        os.waitpid(pid, 0)
+        return "parent"
+
+    receipt = deliver(transport=chain)(work).run()
+    assert receipt.value == "parent" and receipt.stdout == b"child\n"
+
+
+def test_answer_never_goes_into_a_file_of_the_functions(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+
+    def work(path: str) -> int:
+        os.closerange(3, 100)
+        return os.open(path, os.O_CREAT | os.O_WRONLY)
+
+    with pytest.raises(CallExited, match="descriptor 3"):
+        deliver(work)(str(target))
+    assert target.read_bytes() == b""
+
+
+def test_stream_that_the_function_replaced_is_flushed_or_ignored() -> None:
+    def work() -> int:
+        class Broken:
+            def flush(self) -> None:
+                raise RuntimeError("no")
+
+        sys.stdout.reconfigure(line_buffering=False)  # type: ignore[union-attr]
+        print("kept", end="")
+        sys.stdout = Broken()  # type: ignore[assignment]
+        return 1
+
+    receipt = deliver(work).run()
+    assert receipt.value == 1 and receipt.stdout == b"kept"
+
+
+def test_call_that_kills_its_supervisor_is_lost_at_once(chain: Any) -> None:
+    def work() -> None:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(1000)
+
+    started = time.monotonic()
+    receipt = deliver(transport=chain, timeout=3, grace=0.1)(work).run()
+    assert not receipt.ok and isinstance(receipt.exception, (ConnectionLost, CallTimeout))
+    # As pid 1 of a pid namespace the supervisor is out of the call's reach.
+    assert receipt.verdict in (Verdict.LOST, Verdict.TIMEOUT) and time.monotonic() - started < 6
+
+
+def test_stopped_supervisor_is_given_up_after_the_timeout() -> None:
+    delivery = deliver(timeout=0.5, grace=0.1)(lambda: time.sleep(1000)).submit()
+    assert delivery.pid and delivery.remote_pid
+    os.kill(delivery.pid, signal.SIGSTOP)
+    assert isinstance(delivery.exception(20), ConnectionLost)
+    assert conftest.wait_until(lambda: not conftest.is_alive(delivery.pid or 0), 5)
+    assert conftest.wait_until(lambda: not conftest.is_alive(delivery.remote_pid or 0), 5)
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.004, 0.008, 0.010, 0.012, 0.014, 0.018])
+def test_transport_killed_at_any_moment_ends_in_an_answer_or_one_error(moment: float) -> None:
+    def work() -> str:
+        time.sleep(0.01)
+        return "answer"
+
+    from deliveryboy_ng.delivery import Delivery
+    from deliveryboy_ng.journey import Journey
+    from deliveryboy_ng.options import Options
+
+    journey = Journey(work, (), {}, Options())
+    delivery: Delivery[str] = Delivery(journey)
+    session = conftest.wait_until(lambda: journey.session)
+    time.sleep(moment)
+    conftest.kill(session.pid)
+    error = delivery.exception(20)
+    assert error is None or isinstance(error, DeliveryError), error
+    assert delivery.pid is None or conftest.wait_until(lambda: not conftest.is_alive(delivery.pid or 0))
+
+
+def test_caller_without_standard_descriptors(script: Any, tmp_path: Path) -> None:
+    target = tmp_path / "answer"
+    script(
+        f"""
+import os, sys
+os.closerange(0, 3)
+from deliveryboy_ng import deliver
+value = deliver(lambda: [print("x"), sys.stdin.read(), 5][2])()
+fd = os.open({str(target)!r}, os.O_CREAT | os.O_WRONLY)
+os.write(fd, str(value).encode())
+"""
+    )
+    assert target.read_text() == "5"
+
+
+def test_caller_out_of_descriptors_gets_one_error_and_keeps_them() -> None:
+    from deliveryboy_ng import DeliveryTransportError
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    runner = deliver(lambda: 1)
+    assert runner() == 1
+    try:
+        for room in range(9):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + room, hard))
+            with contextlib.suppress(DeliveryTransportError):
+                runner()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(os.listdir("/proc/self/fd")) == used
+    assert runner() == 1

@@ -94,6 +94,18 @@ def _input_file(data: bytes) -> int:
     return fd
 
 
+_replier: "tuple[int, tuple[int, int]]" = (0, (0, 0))
+
+
+def _identity() -> "tuple[int, int]":
+    """What the reply's descriptor refers to: a function that closes all descriptors may have opened a file in its place."""
+    try:
+        found = posix.fstat(REPLY_FD)
+    except OSError:
+        return (0, 0)
+    return (found.st_dev, found.st_ino)
+
+
 class Refusal(Exception):
     """The call cannot be prepared as asked."""
 
@@ -111,6 +123,8 @@ def main(setup: "dict[str, Any]", modules: bytes, body: bytes, pipes: Pipes, par
 
 def _run(setup: "dict[str, Any]", modules: bytes, body: bytes, pipes: Pipes, parent: int) -> int:
     pipes.take_far_ends()
+    global _replier
+    _replier = (posix.getpid(), _identity())
     _become_ordinary(parent)
     if setup["magic"] and setup["magic"] != _magic():
         return _reply(b"V", ("the box is for Python %s" % setup["python"]).encode())
@@ -303,11 +317,11 @@ def _leave() -> None:
     """What a Python process owes before it ends: exit functions, then what is still buffered."""
     if "atexit" in sys.modules:
         sys.modules["atexit"]._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass
+            stream.flush()  # type: ignore[union-attr]
+        except Exception:
+            pass  # the function may have put anything there
 
 
 def _reply(status: bytes, payload: bytes, first: "Any" = None) -> int:
@@ -316,6 +330,11 @@ def _reply(status: bytes, payload: bytes, first: "Any" = None) -> int:
             first()
         except BaseException:
             sys.excepthook(*sys.exc_info())
+    if _replier[0] != posix.getpid():
+        return 0  # a child that the function forked and that returned from it as well: only one of the two answers
+    if _replier[1] != _identity():
+        posix.write(2, b"deliveryboy: the function closed descriptor 3, over which its answer goes\n")
+        return 70
     view = memoryview(status + len(payload).to_bytes(8, "big"))
     for part in (view, memoryview(payload)):
         while part:
