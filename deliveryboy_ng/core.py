@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
@@ -39,7 +41,7 @@ class Runner(Generic[P, R]):
         self.options = options if options is not None else Options()
         self._bound = _bound
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function over there.
 
         :return: what it returned; with ``asynchronous=True`` the PID of the transport, or of the interpreter
@@ -53,24 +55,26 @@ class Runner(Generic[P, R]):
             return journey.leave()  # type: ignore[return-value]
         return journey.travel().unwrap()  # type: ignore[no-any-return]
 
-    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def local(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function in this process."""
         return self._function(*self._bound, *args, **kwargs)  # type: ignore[no-any-return]
 
-    def run(self, *args: P.args, **kwargs: P.kwargs) -> Receipt:
+    def run(self, /, *args: P.args, **kwargs: P.kwargs) -> Receipt:
         """Call the function over there and return the :class:`Receipt`: what went wrong is data, nothing is raised.
 
         :raises DeliveryPackingError: if something cannot travel
         :raises DeliveryTransportError: if the call could not begin
         """
-        return self._journey(args, kwargs, "capture").travel()
+        return self._attended(args, kwargs, "capture").travel()
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Delivery[R]:
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Delivery[R]:
         """Start the call and return its :class:`Delivery`, a Future.
+
+        A call that is still under way when the program ends is killed.
 
         :raises DeliveryPackingError: if something cannot travel
         """
-        return Delivery(self._journey(args, kwargs))
+        return Delivery(self._attended(args, kwargs))
 
     def with_options(self, **options: Any) -> Runner[P, R]:
         """A runner of the same function with some options changed; this one stays as it is.
@@ -79,7 +83,7 @@ class Runner(Generic[P, R]):
         """
         return type(self)(self.__wrapped__, Options.of(options, self.options), self._bound)
 
-    def manifest(self, *args: P.args, **kwargs: P.kwargs) -> Manifest:
+    def manifest(self, /, *args: P.args, **kwargs: P.kwargs) -> Manifest:
         """What would travel with such a call; nothing is started.
 
         :raises DeliveryPackingError: if something cannot travel
@@ -91,7 +95,10 @@ class Runner(Generic[P, R]):
     @overload
     def __get__(self: Runner[Concatenate[S, Q], R], instance: S, owner: type | None = None) -> Runner[Q, R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else Runner(self.__wrapped__, self.options, (instance,))
+        # Builtin functions do not bind, so neither do they when they are delivered.
+        if instance is None or not hasattr(type(self.__wrapped__), "__get__"):
+            return self
+        return Runner(self.__wrapped__, self.options, (instance,))
 
     def __repr__(self) -> str:
         from .session import describe
@@ -103,6 +110,13 @@ class Runner(Generic[P, R]):
         wrapped = self.__wrapped__
         return wrapped.__func__ if isinstance(wrapped, (classmethod, staticmethod)) else wrapped
 
+    def _attended(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: str = "live") -> Journey:
+        if self.options.asynchronous:
+            raise DeliveryOptionError(
+                "asynchronous=True detaches a plain call; run() and submit() wait for theirs, so leave it out"
+            )
+        return self._journey(args, kwargs, output)
+
     def _journey(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: str = "live") -> Journey:
         args = (*self._bound, *args)
         _check_arguments(self._function, args, kwargs)
@@ -113,13 +127,30 @@ class Runner(Generic[P, R]):
         """How a delivered function that another one refers to travels: see worker/standin.py."""
         from .packing import reduce_runner
 
-        unbound = reduce_runner(runner.__wrapped__, runner.options.as_bytes())
-        if runner._bound:
-            return types.MethodType, (Runner(runner.__wrapped__, runner.options), runner._bound[0])
-        return unbound
+        return reduce_runner(runner.__wrapped__, runner.options.as_bytes(), runner._bound)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        module, name = str(getattr(self, "__module__", "")), str(vars(self).get("__qualname__", ""))
+        found = _found(module, name)
+        if found is self:
+            return name
+        if isinstance(found, Runner) and found.__wrapped__ is self.__wrapped__:
+            return _renewed, (module, name, self.options, self._bound)
         return type(self), (self.__wrapped__, self.options, self._bound)
+
+
+def _found(module: str, qualified_name: str) -> Any:
+    """What stands under that name, taken out of its class without binding it."""
+    found: Any = sys.modules.get(module)
+    for name in qualified_name.split("."):
+        found = inspect.getattr_static(found, name, None)
+    return found
+
+
+def _renewed(module: str, name: str, options: Options, bound: tuple[Any, ...]) -> Runner[Any, Any]:
+    __import__(module)
+    found: Runner[Any, Any] = _found(module, name)
+    return (Runner if bound else type(found))(found.__wrapped__, options, bound)
 
 
 class UnboundRunner(Runner[P, R]):
@@ -145,20 +176,26 @@ class Manifest(tuple):  # type: ignore[type-arg]
         return "\n".join(map(str, self)) if self else "no modules travel"
 
 
-@functools.lru_cache(maxsize=1024)
+_signatures: weakref.WeakKeyDictionary[Any, inspect.Signature | None] = weakref.WeakKeyDictionary()
+
+
 def _signature(func: Any) -> inspect.Signature | None:
     try:
-        return inspect.signature(func)
+        return _signatures[func]
+    except (KeyError, TypeError):
+        pass
+    try:
+        signature = inspect.signature(func)
     except (TypeError, ValueError):
-        return None
+        signature = None
+    with contextlib.suppress(TypeError):  # not to be referred to weakly
+        _signatures[func] = signature
+    return signature
 
 
 def _check_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Raise the TypeError of a wrong call here, before anything starts."""
-    try:
-        signature = _signature(func)
-    except TypeError:  # not hashable
-        return
+    signature = _signature(func)
     if signature is not None:
         try:
             signature.bind(*args, **kwargs)
@@ -239,8 +276,11 @@ class DeliveryBox:
     __hash__ = None  # type: ignore[assignment]
 
 
+_SEEDS_OWN = frozenset({"func", "transport", "transport_params", "executable", "asynchronous", "discard_excess", "params", "_last"})
+
+
 class DeliveryBoy:
-    """The runner of deliveryboy 0.1.0: mutable, its attributes are read once when a call starts.
+    """The runner of deliveryboy 0.1.0: mutable; its attributes, every option is one, are read once when a call starts.
 
     :param func: what to call over there
     :param transport: see :class:`Options`, as for all others
@@ -259,20 +299,29 @@ class DeliveryBoy:
         discard_excess: bool = True,
         **params: Any,
     ) -> None:
+        self.params = params
         self.func = func
         self.transport = transport
-        self.transport_params = list(transport_params or ())
+        self.transport_params = transport_params or []
         self.executable = executable
         self.asynchronous = bool(params.pop("async", asynchronous))
         self.discard_excess = discard_excess
-        self.params = params
         self._last = threading.local()
         self._runner()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "async":
             name = "asynchronous"
-        super().__setattr__(name, value)
+        if name in _SEEDS_OWN:
+            super().__setattr__(name, value)
+        else:
+            Options.of({name: value})
+            self.params[name] = value
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "params":
+            raise AttributeError(name)
+        return getattr(self._runner().options, name)
 
     @property
     def inbox(self) -> DeliveryBox:

@@ -68,7 +68,7 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
             self._state = "CANCELLED"
             self._condition.notify_all()
         self.set_running_or_notify_cancel()
-        self._journey.cancel()
+        self._journey.request("kill")
         self._under_way.set()
         self._invoke_callbacks()  # type: ignore[attr-defined]
         return True

@@ -149,10 +149,20 @@ class RemoteError(DeliveryError):
     :ivar message: its text
     :ivar traceback_text: its traceback, formatted
     :ivar reason: why it could not be rebuilt
+    :ivar receipt: what is known of the call
     """
 
-    def __init__(self, *args: object, type_name: str = "", message: str = "", traceback_text: str = "", reason: str = "") -> None:
+    def __init__(
+        self,
+        *args: object,
+        type_name: str = "",
+        message: str = "",
+        traceback_text: str = "",
+        reason: str = "",
+        receipt: Any = None,
+    ) -> None:
         super().__init__(*args)
+        self.receipt = receipt
         self.type_name = type_name
         self.message = message
         self.traceback_text = traceback_text

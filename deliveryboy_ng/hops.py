@@ -127,7 +127,9 @@ def _error(kind: type[DeliveryTransportError], failure: Failure, hop: str, what:
 def evidence(argv: Sequence[str], returncode: int | None, stderr: str, noise: bytes = b"") -> str:
     """What a reader of the message needs to look further: command, end, last words."""
     shown = [word if len(word) < 200 else "..." for word in argv]
-    lines = [f"  command: {' '.join(shown)}", f"  ended:   {ending_in_words(returncode)}"]
+    lines = [f"  command: {' '.join(shown)}"]
+    if returncode is not None:
+        lines.append(f"  ended:   {ending_in_words(returncode)}")
     if stderr.strip():
         lines.append(f"  stderr:  {_last_lines(stderr)}")
     if noise.strip():

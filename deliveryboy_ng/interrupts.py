@@ -11,17 +11,18 @@ from typing import Protocol
 class Interruptible(Protocol):
     """What a Ctrl-C is handed to."""
 
-    def request(self, what: str) -> None: ...
+    def request(self, what: str) -> int:
+        """Take the request, and tell how many are waiting to be passed on."""
 
 
 class Interrupts:
-    """While open, turns SIGINT into requests to a session.
+    """While open, turns SIGINT into requests to its owner.
 
     Only in the main thread, and only where Python's own handler is in place: a handler of the caller's stays in charge.
     """
 
-    def __init__(self, session: Interruptible) -> None:
-        self._session = session
+    def __init__(self, owner: Interruptible) -> None:
+        self._owner = owner
         self._installed = False
 
     def __enter__(self) -> Interrupts:
@@ -35,4 +36,6 @@ class Interrupts:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _pass_on(self, signum: int, frame: FrameType | None) -> None:
-        self._session.request("interrupt")
+        if self._owner.request("interrupt") > 1:
+            # The caller's own code, a receiver of output say, is busy and does not let the first one through.
+            raise KeyboardInterrupt

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,6 +37,7 @@ from .transports import is_elsewhere
 __all__ = ["Journey"]
 
 _STATUS = 9
+_WORKER_FAILED = 70
 _LOCALE_NAMES = ("LANG", "LANGUAGE")
 
 
@@ -52,7 +54,6 @@ class Journey:
     options: Options
     default_output: str = "live"
     session: Session | None = None
-    cancelled: bool = False
     on_start: Callable[[int, int | None], object] | None = None
 
     def __post_init__(self) -> None:
@@ -60,6 +61,7 @@ class Journey:
         self._clock = time.monotonic()
         self.box = packing.pack(self.func, self.args, self.kwargs, self.options.modules)
         self.name = getattr(self.func, "__qualname__", None) or type(self.func).__qualname__
+        self._requests: deque[str] = deque()
         self._sink = Sink(self.options.output or self.default_output, int(self.options.max_output))
 
     # --- there ----------------------------------------------------------------------------------------------------
@@ -69,15 +71,17 @@ class Journey:
 
         :raises DeliveryError: if the call could not begin
         """
-        session, greeting = self._open(detached=False)
-        try:
-            with Interrupts(session):
+        with Interrupts(self):
+            session, greeting = self._open(detached=False)
+            try:
                 parcel = self._parcel(greeting)
                 ending = session.deliver(parcel, self._sink.write, int(self.options.max_reply), self._note_start)
-        finally:
-            session.close()
+            finally:
+                session.close()
+        self._sink.finish()
         receipt = self._receipt(session, greeting, ending, len(parcel.body) + len(parcel.modules))
-        if ending.interrupts and (ending.cancelled or not receipt.ok):
+        reached = int((ending.verdict or {}).get("interrupts", 0))
+        if ending.interrupts and (ending.cancelled or not receipt.ok or reached < ending.interrupts):
             raise KeyboardInterrupt from receipt.exception
         return receipt
 
@@ -86,41 +90,40 @@ class Journey:
 
         :raises DeliveryError: if the call could not begin
         """
-        session, greeting = self._open(detached=True)
-        try:
-            with Interrupts(session):
+        with Interrupts(self):
+            session, greeting = self._open(detached=True)
+            try:
                 ending = session.deliver(self._parcel(greeting), lambda stream, data: None, 0, lambda ending: True)
-            if ending.refused or ending.lost:
-                raise ending.lost or DeliveryTransportError(f"{self.name}: {ending.refused}", argv=session.argv)
-        except BaseException:
-            session.close()
-            raise
-        session.abandon()
+                if ending.refused or ending.lost:
+                    raise ending.lost or DeliveryTransportError(f"{self.name}: {ending.refused}", argv=session.argv)
+            except BaseException:
+                session.close()
+                raise
+            session.abandon()
+        if self._requests:
+            raise KeyboardInterrupt
         return session.pid
 
-    def cancel(self) -> None:
-        """Kill the call, from any thread."""
-        self.cancelled = True
-        session = self.session
-        if session is not None:
-            session.request("kill")
+    def request(self, what: str) -> int:
+        """Ask, from any thread or a signal handler, for an ``"interrupt"`` or a ``"kill"``; tells how many are waiting."""
+        self._requests.append(what)
+        waiting = len(self._requests)
+        if self.session is not None:
+            self.session.poke()
+        return waiting
 
     def _open(self, detached: bool) -> tuple[Session, Greeting]:
         failures: list[InterpreterNotFound] = []
         for executable in self.options.executables:
             try:
-                session = Session(self.options.chain, executable, detached)
+                self.session = session = Session(self.options.chain, executable, detached, self._requests)
             except InterpreterNotFound as error:
                 failures.append(error)
                 continue
-            self.session = session
             if not self.options.discard_excess and not detached:
                 session.on_noise = lambda noise: self._sink.write("stdout", noise)
             try:
-                with Interrupts(session):
-                    if self.cancelled:
-                        session.request("kill")
-                    return session, session.greet(self.options.connect_timeout)
+                return session, session.greet(self.options.connect_timeout)
             except InterpreterNotFound as error:
                 session.close()
                 failures.append(error)
@@ -200,6 +203,7 @@ class Journey:
             transport=describe(session.chain),
             noise=bytes(session.noise),
             transport_stderr=session.stderr,
+            clean=verdict.get("clean") == "1",
             started=self.started,
             duration=time.monotonic() - self._clock,
         )
@@ -280,6 +284,8 @@ def _ended_itself(receipt: Receipt) -> Receipt:
         text = f"{receipt.function} was killed by {signal_name(receipt.signal)} before it returned{said}"
         return _failed(receipt, Verdict.SIGNALED, CallDied(text, signal=receipt.signal))
     code = receipt.returncode or 0
+    if code == _WORKER_FAILED and not said:
+        said = "; so ends a function that closes all descriptors, its answer's included"
     text = f"{receipt.function} ended its process with {ending_in_words(code)} instead of returning{said}"
     return _failed(receipt, Verdict.EXITED, CallExited(text, returncode=code))
 

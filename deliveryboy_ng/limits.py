@@ -11,6 +11,7 @@ from .exceptions import DeliveryOptionError
 
 __all__ = ["Limits", "parse_size"]
 
+_LARGEST = 1 << 62
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -20,19 +21,19 @@ def parse_size(name: str, value: object) -> int:
 
     :raises DeliveryOptionError: for anything else
     """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST:
         return value
     if isinstance(value, str):
         match = _SIZE.fullmatch(value.strip())
-        if match:
+        if match and float(match[1]) * _UNITS[(match[2] or "").lower()] <= _LARGEST:
             return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
     raise DeliveryOptionError(f'{name} must be a size: a number of bytes or text such as "64K", "512M", "2G", not {value!r}')
 
 
 def _count(name: str, value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST:
         return value
-    raise DeliveryOptionError(f"{name} must be a whole number, at least 0, not {value!r}")
+    raise DeliveryOptionError(f"{name} must be a whole number from 0 to 2**62, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,7 @@ class Limits:
             if (
                 number not in names
                 or not isinstance(pair, tuple)
-                or not all(isinstance(value, int) for value in pair)
+                or not all(isinstance(value, int) and -1 <= value <= _LARGEST for value in pair)
                 or len(pair) != 2
             ):
                 raise DeliveryOptionError(

@@ -139,7 +139,7 @@ def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
     for finder in sys.meta_path:
         try:
             spec = finder.find_spec(name, path)
-        except (ImportError, AttributeError, ValueError, OSError):
+        except Exception:  # a hook of somebody else's
             continue
         if spec is not None:
             return spec
@@ -158,7 +158,25 @@ def kind_of(spec: importlib.machinery.ModuleSpec) -> str:
         return "installed"
     if os.path.realpath(where).startswith(_STDLIB):
         return "stdlib"
+    levels = spec.name.count(".") + (spec.submodule_search_locations is not None and spec.has_location)
+    folders = Path(where).parents
+    if levels < len(folders) and spec.name.partition(".")[0] in _distributed(str(folders[levels])):
+        return "installed"
     return "extension" if where.endswith(_EXTENSIONS) else "own"
+
+
+@functools.lru_cache(maxsize=256)
+def _distributed(folder: str) -> frozenset[str]:
+    """Top-level names that distributions have put into a folder: ``pip install --target`` makes such anywhere."""
+    found: set[str] = set()
+    try:
+        records = [Path(folder, name, "RECORD") for name in os.listdir(folder) if name.endswith(".dist-info")]
+        for record in records:
+            lines = record.read_text(errors="replace").splitlines()
+            found |= {line.partition(",")[0].partition("/")[0].removesuffix(".py") for line in lines}
+    except OSError:
+        pass
+    return frozenset(found)
 
 
 _REASONS = {
@@ -241,11 +259,6 @@ class Collector:
         """Whether the caller said that this module shall travel."""
         return any(name == each or name.startswith(each + ".") for each in self.named)
 
-    def is_own(self, name: str) -> bool:
-        """Whether *name* is a module that travels."""
-        spec = find_spec(name)
-        return spec is not None and (kind_of(spec) == "own" or self.is_named(name))
-
     def scan(self, code: CodeType, package: str, reason: str) -> None:
         """Add everything that *code* imports."""
         for name in names_of(code, package):
@@ -289,6 +302,8 @@ class Collector:
         spec = find_spec(name)
         if spec is None:
             raise DeliveryPackingError(f"modules: there is no module named {name!r} here", path=f"module {name}")
+        if (spec.origin or "").endswith(_EXTENSIONS):
+            raise DeliveryPackingError(f"modules: {name} is machine code ({spec.origin}) and cannot travel", path=f"module {name}")
         self.add(name, "named in modules=")
         import pkgutil
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import reprlib
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -36,15 +37,22 @@ def _descend(path: str, thing: Any, can_travel: Callable[[Any], bool]) -> tuple[
     return path, thing
 
 
+def _shown(key: Any) -> str:
+    try:
+        return reprlib.repr(key)
+    except Exception:
+        return f"<{type(key).__qualname__}>"
+
+
 def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(thing, Mapping):
         for key, value in thing.items():
-            yield f"[{key!r}]", value
-            yield f" key {key!r}", key
+            yield f"[{_shown(key)}]", value
+            yield f" key {_shown(key)}", key
     elif isinstance(thing, (list, tuple)):
         yield from ((f"[{place}]", value) for place, value in enumerate(thing))
     elif isinstance(thing, (set, frozenset)):
-        yield from ((f" member {value!r}", value) for value in thing)
+        yield from ((f" member {_shown(value)}", value) for value in thing)
     elif isinstance(thing, types.FunctionType):
         yield from _parts_of_function(thing)
     elif isinstance(thing, types.MethodType):

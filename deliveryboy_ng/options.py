@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,8 @@ from .transports import Transport, chain_of, default_executables
 
 __all__ = ["Options", "Output"]
 
+# Thirty years: beyond what poll(2) and the clocks take, and beyond anybody's patience.
+_LONGEST = 1_000_000_000
 Output = str | Callable[[str, bytes], object]
 
 
@@ -65,6 +66,8 @@ class Options:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
+        if self.transport_params is not None and not isinstance(self.transport_params, (list, tuple)):
+            raise DeliveryOptionError(f"transport_params must be a list of strings, not {self.transport_params!r}")
         put(self, "transport_params", tuple(self.transport_params or ()))
         put(self, "transport", chain_of(self.transport, self.transport_params))
         put(self, "transport_params", ())
@@ -73,7 +76,7 @@ class Options:
         put(self, "max_output", parse_size("max_output", self.max_output))
         put(self, "max_reply", parse_size("max_reply", self.max_reply))
         if self.cwd is not None:
-            put(self, "cwd", os.fspath(self.cwd))
+            put(self, "cwd", _checked_path("cwd", self.cwd))
         self._check_times()
         self._check_rest()
 
@@ -82,12 +85,13 @@ class Options:
             value = getattr(self, name)
             if value is None and name == "timeout":
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 <= value < math.inf):
-                raise DeliveryOptionError(f"{name} must be a number of seconds, at least 0, not {value!r}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 <= value <= _LONGEST):
+                raise DeliveryOptionError(f"{name} must be a number of seconds from 0 to {_LONGEST:,}, not {value!r}")
 
     def _check_rest(self) -> None:
         if not isinstance(self.input, (bytes, bytearray, memoryview)):
             raise DeliveryOptionError(f"input must be bytes, not {type(self.input).__name__}; encode text first")
+        object.__setattr__(self, "input", bytes(self.input))
         if self.executable is not None and (not isinstance(self.executable, str) or not self.executable):
             raise DeliveryOptionError(f"executable must be the path or name of a Python interpreter, not {self.executable!r}")
         if self.output not in (None, "live", "capture", "discard") and not callable(self.output):
@@ -107,6 +111,8 @@ class Options:
         :raises DeliveryOptionError: if one is unknown, with the nearest known name
         """
         given = dict(options)
+        if "async" in given and "asynchronous" in given:
+            raise DeliveryOptionError("async and asynchronous are one option; give one of them")
         if "async" in given:
             given["asynchronous"] = given.pop("async")
         known = cls.__dataclass_fields__
@@ -151,7 +157,26 @@ def _checked_env(env: object) -> dict[str, str | None]:
             raise DeliveryOptionError(f"env: {name!r} is no name of an environment variable")
         if not (value is None or (isinstance(value, str) and "\0" not in value)):
             raise DeliveryOptionError(f"env: the value of {name} must be a string or None, not {value!r}")
+        _check_encoding("env", f"{name}={value}")
     return dict(env)
+
+
+def _checked_path(name: str, path: Any) -> str:
+    try:
+        text = os.fsdecode(path)
+    except TypeError:
+        raise DeliveryOptionError(f"{name} must be a path, not {path!r}") from None
+    if not text or "\0" in text:
+        raise DeliveryOptionError(f"{name} must be a path without NUL, not {path!r}")
+    _check_encoding(name, text)
+    return text
+
+
+def _check_encoding(name: str, text: str) -> None:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise DeliveryOptionError(f"{name}: {text!r} cannot be encoded for the operating system") from None
 
 
 def _checked_modules(modules: object) -> tuple[str, ...]:

@@ -49,8 +49,9 @@ class Sink:
     def __init__(self, mode: str | Callable[[str, bytes], object], limit: int) -> None:
         self._captures = {name: Capture(0 if mode == "discard" else limit) for name in ("stdout", "stderr")}
         self._hand_over: Callable[[str, bytes], object] | None = None
-        if mode == "live":
-            self._hand_over = Live().write
+        self._live = Live() if mode == "live" else None
+        if self._live is not None:
+            self._hand_over = self._live.write
         elif callable(mode):
             self._hand_over = mode
 
@@ -58,6 +59,11 @@ class Sink:
         self._captures[stream].add(data)
         if self._hand_over is not None:
             self._hand_over(stream, data)
+
+    def finish(self) -> None:
+        """The streams have ended."""
+        if self._live is not None:
+            self._live.finish()
 
     def captured(self, stream: str) -> bytes:
         return self._captures[stream].value()
@@ -87,3 +93,10 @@ class Live:
             file.flush()
             buffer.write(data)
             buffer.flush()
+
+    def finish(self) -> None:
+        """Write what is left of a character that never became whole."""
+        for stream, decoder in self._decoders.items():
+            rest = decoder.decode(b"", final=True)
+            if rest:
+                getattr(sys, stream).write(rest)

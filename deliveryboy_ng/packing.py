@@ -65,6 +65,11 @@ def _translating(reducer: Callable[[Any], Any]) -> Callable[[Any], Any]:
 _REDUCERS = {kind: _translating(reducer) for kind, reducer in cp.Pickler._dispatch_table.items()}
 
 
+# A child that multiprocessing has spawned knows its parent's __main__ under another name, which nobody else does.
+MAIN = ("__main__", "__mp_main__")
+_LRU_CACHE = type(functools.lru_cache(len))
+
+
 @dataclass(frozen=True)
 class Box:
     """A packed call.
@@ -180,13 +185,18 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
             return self._reduce_class(thing)
         if isinstance(thing, types.FunctionType):
             return self._reduce_function(thing)
+        if isinstance(thing, _LRU_CACHE):
+            return self._reduce_cache(thing)
+        if type(thing) is functools.cached_property:
+            # Before 3.12 it holds a lock.
+            return functools.cached_property, (thing.func,), {"attrname": thing.attrname}
         reduce = getattr(type(thing), "__deliveryboy_reduce__", None)
         return reduce(thing) if reduce else NotImplemented
 
     # --- functions and classes ----------------------------------------------------------------------------------
 
     def _reduce_class(self, thing: type) -> Any:
-        reduced = (cp._dynamic_class_reduce if thing.__module__ in self._by_value else cp._class_reduce)(thing)
+        reduced = (cp._dynamic_class_reduce if self._goes_by_value(thing.__module__) else cp._class_reduce)(thing)
         if reduced is NotImplemented:
             self._collector.add(thing.__module__, f"class {thing.__qualname__}")
             return NotImplemented
@@ -194,11 +204,13 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
             self._needs_code(f"class {thing.__module__}.{thing.__qualname__}")
             # Both reconstructors end with the class's number and one more argument.
             self.own[reduced[1][-2]] = thing
+        if reduced[0] is cp._make_skeleton_class and "__slots__" in vars(thing) and not hasattr(thing, "_fields"):
+            reduced = _with_slots(reduced)
         return _translated(reduced)
 
     def _reduce_function(self, thing: types.FunctionType) -> Any:
         module = thing.__module__
-        if module not in self._by_value and module != "__main__" and isinstance(module, str):
+        if not self._goes_by_value(module):
             steps = unwrapping_steps(thing, module)
             if steps is not None:
                 self._collector.add(module, f"function {thing.__qualname__}")
@@ -209,6 +221,22 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         number = f"function {len(self.own)}"
         self.own[number] = thing
         return _translated((make, args, (attributes, {**slots, "_deliveryboy_number": number}), *rest))
+
+    def _reduce_cache(self, thing: Any) -> Any:
+        """A function behind ``functools.lru_cache``, which pickles by name alone; the cache starts empty over there."""
+        inner = thing.__wrapped__
+        if (
+            not self._goes_by_value(inner.__module__)
+            and isinstance(inner, types.FunctionType)
+            and unwrapping_steps(inner, inner.__module__) is not None
+        ):
+            self._collector.add(inner.__module__, f"function {inner.__qualname__}")
+            return NotImplemented
+        return rebuild.make_cached, (inner, thing.cache_parameters())
+
+    def _goes_by_value(self, module: Any) -> bool:
+        """Whether what is defined in that module travels itself; so does what stands in no module that can be found."""
+        return module in self._by_value or module in MAIN or not isinstance(module, str) or modules_.find_spec(module) is None
 
     def _needs_code(self, what: str) -> None:
         if not self._code_travels:
@@ -227,6 +255,14 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         return _translated(cp._module_reduce(module))
 
 
+def _with_slots(reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Slots are made with the class or not at all, and instances of one kind cannot become those of the other."""
+    make, (kind, name, bases, namespace, *rest), (attributes, more), *others = reduced
+    attributes = dict(attributes)
+    namespace = {**namespace, "__slots__": attributes.pop("__slots__")}
+    return make, (kind, name, bases, namespace, *rest), (attributes, more), *others
+
+
 def unwrapping_steps(func: types.FunctionType, module: str) -> int | None:
     """How many wrappers deep *func* lies behind its own qualified name in *module*; None if it is not there."""
     try:
@@ -242,9 +278,9 @@ def unwrapping_steps(func: types.FunctionType, module: str) -> int | None:
     return None
 
 
-def reduce_runner(func: Any, options: bytes) -> tuple[Any, ...]:
+def reduce_runner(func: Any, options: bytes, bound: tuple[Any, ...]) -> tuple[Any, ...]:
     """How a delivered function that another one refers to travels."""
-    return standin.Runner, (), (func, options)
+    return standin.Runner, (), (func, options, bound)
 
 
 MAGIC = importlib.util.MAGIC_NUMBER

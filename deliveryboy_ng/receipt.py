@@ -70,6 +70,7 @@ class Receipt:
     :ivar transport: the chain's hops in words
     :ivar noise: the last of what the transport printed around the answer
     :ivar transport_stderr: the last of what the transport itself wrote to stderr
+    :ivar clean: whether every process of the call is known to have ended
     :ivar started: when the call began (UTC)
     :ivar duration: seconds from packing to the answer
     """
@@ -93,13 +94,14 @@ class Receipt:
     transport: str = ""
     noise: bytes = dataclasses.field(default=b"", repr=False)
     transport_stderr: str = dataclasses.field(default="", repr=False)
+    clean: bool = False
     started: datetime.datetime = datetime.datetime.fromtimestamp(0, datetime.UTC)
     duration: float = 0.0
 
     @property
     def ok(self) -> bool:
-        """Whether the function returned."""
-        return self.verdict is Verdict.RETURNED
+        """Whether the function returned, and its value came back."""
+        return self.verdict is Verdict.RETURNED and self.exception is None
 
     @property
     def stdout_text(self) -> str:

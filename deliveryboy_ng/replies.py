@@ -59,8 +59,8 @@ def rebuild_exception(data: bytes, own: Mapping[str, Any], origin: Origin) -> Ba
     try:
         records = _Unpickler(data, own).load()
         errors = [_rebuild(record, own, origin) for record in records]
-        for error, record in zip(errors, records, strict=True):
-            _link(error, record, errors)
+        for place, error in enumerate(errors):
+            _link(error, place, records, errors)
         return errors[0]
     except Exception as error:
         raise DeliveryPickleError(
@@ -96,17 +96,19 @@ def _stand_in(record: dict[str, Any], frames: list[tuple[str, int, str]], reason
     return error
 
 
-def _link(error: BaseException, record: dict[str, Any], errors: list[BaseException]) -> None:
+def _link(error: BaseException, place: int, records: list[dict[str, Any]], errors: list[BaseException]) -> None:
+    record = records[place]
     if record["cause"] is not None:
         error.__cause__ = errors[record["cause"]]
     if record["context"] is not None:
         error.__context__ = errors[record["context"]]
     error.__suppress_context__ = record["suppress"]
     if isinstance(error, BaseExceptionGroup):
-        # The members were pickled once more within their group, without their tracebacks.
-        for member, place in zip(error.exceptions, record["members"], strict=False):
-            if place is not None:
-                member.__traceback__ = errors[place].__traceback__
+        # The members were pickled once more within their group, without all that is linked here.
+        for member, own in zip(error.exceptions, record["members"], strict=False):
+            if own is not None and member is not errors[own]:
+                member.__traceback__ = errors[own].__traceback__
+                _link(member, own, records, errors)
 
 
 def _shown(frame: tuple[str, int, str, str], origin: Origin) -> tuple[str, int, str]:

@@ -24,6 +24,7 @@ from .exceptions import CallCancelled, ConnectionLost, DeliveryTransportError, H
 from .hops import Failure
 from .transports import Transport, lane_of, wrap
 from .worker import frames
+from .worker.supervisor import LONGEST_POLL
 from .workertext import command_line, worker_lines
 
 __all__ = ["Ending", "Greeting", "Parcel", "Session"]
@@ -43,7 +44,6 @@ class Greeting:
 
     hexversion: int
     magic: bytes
-    pid: int
     terminal: bool
 
     @property
@@ -83,6 +83,8 @@ _live: weakref.WeakSet[Session] = weakref.WeakSet()
 def _forget_in_child() -> None:
     """A child that the caller forks would keep the wire open after the caller's death: close its copies."""
     for session in list(_live):
+        # A thread that does not exist here may have held it.
+        session._lock = threading.RLock()
         session.forget()
 
 
@@ -92,9 +94,12 @@ os.register_at_fork(after_in_child=_forget_in_child)
 class Session:
     """Starts the chain; see :meth:`greet`, :meth:`deliver`, :meth:`close`."""
 
-    def __init__(self, chain: tuple[Transport, ...], executable: str, detached: bool = False) -> None:
+    def __init__(
+        self, chain: tuple[Transport, ...], executable: str, detached: bool = False, requests: deque[str] | None = None
+    ) -> None:
         """Start the transport's process.
 
+        :param requests: where ``"interrupt"`` and ``"kill"`` are asked for; :meth:`poke` makes the session look
         :raises DeliveryTransportError: if its command cannot be started
         """
         self.chain = chain
@@ -108,12 +113,17 @@ class Session:
         self._sending: deque[Iterator[bytes]] = deque()
         self._unsent = memoryview(b"")
         self._stderr = bytearray()
-        self._requests: deque[str] = deque()
+        self._requests: deque[str] = deque() if requests is None else requests
         self._lock = threading.RLock()
         self._ended = False
         self._fds: dict[str, int] = {}
         _live.add(self)
-        self._start(detached)
+        try:
+            self._start(detached)
+        except BaseException:
+            # Whatever was started reads the end of its stdin, and leaves.
+            self.forget()
+            raise
 
     def _start(self, detached: bool) -> None:
         far: list[int] = []
@@ -169,9 +179,8 @@ class Session:
 
     # --- from other threads and signal handlers ------------------------------------------------------------------
 
-    def request(self, what: str) -> None:
-        """Ask the driving thread to pass on ``"interrupt"`` or ``"kill"``; never blocks."""
-        self._requests.append(what)
+    def poke(self) -> None:
+        """Make the driving thread look at the requests; never blocks."""
         with self._lock:
             fd = self._fds.get("poke")
             if fd is not None:
@@ -216,8 +225,8 @@ class Session:
 
     def _welcome(self, hello: bytes) -> Greeting:
         try:
-            _, protocol, version, magic, pid, terminal = hello.decode().split()
-            greeting = Greeting(int(version, 16), bytes.fromhex(magic[1:]), int(pid), terminal == "1")
+            _, protocol, version, magic, _, terminal = hello.decode().split()
+            greeting = Greeting(int(version, 16), bytes.fromhex(magic[1:]), terminal == "1")
         except ValueError:
             raise HandshakeError(f"the far side's greeting makes no sense: {hello[:200]!r}", argv=self.argv) from None
         if greeting.hexversion < _OLDEST or int(protocol) != frames.PROTOCOL:
@@ -245,21 +254,26 @@ class Session:
         :param started: is told as soon as the call's process runs; if it returns true, the rest is not waited for
         """
         ending = Ending()
-        if parcel.setup["timeout"] is not None:
-            self._give_up_after(ending, parcel.setup["timeout"] + parcel.setup["grace"] + _STALLED)
         self._send(self._lines_of(parcel))
         while True:
             for kind, _, _, payload in self._take():
                 self._note(ending, kind, payload, output, most)
-                if kind == frames.STARTED and started(ending):
-                    return ending
+                if ending.patience != math.inf:
+                    ending.patience = max(ending.patience, time.monotonic() + _STALLED)
+                if kind == frames.STARTED:
+                    if started(ending):
+                        return ending
+                    if parcel.setup["timeout"] is not None:
+                        self._give_up_after(ending, parcel.setup["timeout"] + parcel.setup["grace"] + _STALLED)
             if ending.verdict is not None or ending.refused:
                 break
             self._pass_on_requests(ending)
-            if self._ended or time.monotonic() >= ending.patience:
+            if self._ended or (time.monotonic() >= ending.patience and not self._pump(0)):
                 ending.lost = self._connection_lost()
                 break
             self._pump(None if ending.patience == math.inf else max(0.0, ending.patience - time.monotonic()))
+        # Asked for too late to be passed on.
+        ending.interrupts += self._requests.count("interrupt")
         return ending
 
     def _lines_of(self, parcel: Parcel) -> Iterator[bytes]:
@@ -346,7 +360,7 @@ class Session:
 
     def _pump(self, seconds: float | None) -> bool:
         """One turn of waiting, reading and writing; false if nothing happened in time."""
-        found = self._poll.poll(None if seconds is None else seconds * 1000)
+        found = self._poll.poll(None if seconds is None else min(seconds * 1000, LONGEST_POLL))
         names = {fd: name for name, fd in self._fds.items()}
         for fd, _ in found:
             name = names[fd]

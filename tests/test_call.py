@@ -248,6 +248,14 @@ def test_unknown_option_is_refused_with_a_suggestion(given: dict[str, Any], hint
         {"umask": 0o7777},
         {"asynchronous": "yes"},
         {"cwd": 3},
+        {"cwd": "/a\0b"},
+        {"cwd": "/\ud800"},
+        {"env": {"A": "\ud800"}},
+        {"timeout": 1e12},
+        {"timeout": float("nan")},
+        {"transport": "env", "transport_params": "-u HOME"},
+        {"transport": "env", "transport_params": 3},
+        {"async": True, "asynchronous": False},
     ],
 )
 def test_nonsense_is_refused_before_anything_runs(given: dict[str, Any]) -> None:
@@ -666,3 +674,41 @@ def test_partial_and_callable_instances() -> None:
 
 def test_sudo_is_the_default_for_root_only_by_name() -> None:
     assert Sudo().wrap(["x"]) == ["sudo", "-n", "-u", "root", "--", "x"]
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [{"open_files": 2**70}, {"cpu": -1}, {"data": "9e99T"}, {"stack": 1.5}, {"rlimits": {999: (1, 1)}}, {"rlimits": {1: 5}}],
+)
+def test_limits_refuse_nonsense(keywords: dict[str, Any]) -> None:
+    with pytest.raises(DeliveryOptionError):
+        Limits(**keywords)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.0001, 0.001, 0.002])
+def test_shortest_timeouts_are_timeouts(timeout: float) -> None:
+    def work() -> None:
+        time.sleep(1000)
+
+    for _ in range(20):
+        assert deliver(timeout=timeout)(work).run().verdict is Verdict.TIMEOUT
+
+
+def test_asynchronous_belongs_to_plain_calls() -> None:
+    for call in (add.with_options(asynchronous=True).run, add.with_options(asynchronous=True).submit):
+        with pytest.raises(DeliveryOptionError, match="asynchronous"):
+            call(1)
+
+
+def test_every_option_of_a_delivery_boy_is_an_attribute() -> None:
+    boy = DeliveryBoy(time.sleep)
+    boy.timeout = 0.1
+    assert boy.timeout == 0.1 and boy.grace == 1.0
+    with pytest.raises(TimeoutError):
+        boy(100)
+    with pytest.raises(DeliveryOptionError, match="timeout"):
+        boy.tiemout = 3
+    with pytest.raises(DeliveryOptionError):
+        boy.timeout = -1
+    with pytest.raises(AttributeError):
+        boy.no_such_option

@@ -708,3 +708,138 @@ def test_sudo_value_is_not_sent_with_the_function() -> None:
     box = packing.pack(uses_helper, (1,), {})
     assert b"Sudo" not in box.body
     assert Sudo("x") == Sudo("x")
+
+
+# --- what the first strangers stumbled over -------------------------------------------------------------------------
+
+
+class Service:
+    @deliver
+    def outer(self) -> int:
+        return self.inner() + 1
+
+    @deliver
+    def inner(self) -> int:
+        return 5
+
+
+@deliver
+def ping(n: int) -> int:
+    return 0 if n == 0 else pong(n - 1) + 1
+
+
+@deliver
+def pong(n: int) -> int:
+    return 0 if n == 0 else ping(n - 1) + 1
+
+
+def test_deliveries_nest() -> None:
+    assert Service().outer() == 6
+    assert ping(3) == 3
+    assert deliver(lambda: ping.submit(1).result() + ping.run(1).value)() == 2
+
+
+class Slotted:
+    __slots__ = ("a", "b")
+
+    def __init__(self, a: int) -> None:
+        self.a = a
+
+
+@dataclasses.dataclass(slots=True)
+class SlottedData:
+    x: int
+
+
+def test_slots_stay_slots() -> None:
+    def work(slotted: Slotted) -> tuple[Any, ...]:
+        return hasattr(slotted, "__dict__"), Slotted(slotted.a + 1), SlottedData(4)
+
+    has_dict, slotted, data = deliver(work)(Slotted(1))
+    assert not has_dict and slotted.a == 2 and type(slotted) is Slotted and data == SlottedData(4)
+
+
+@functools.lru_cache
+def cached(n: int) -> int:
+    return 1 if n < 2 else n * cached(n - 1)
+
+
+class WithCachedProperty:
+    @functools.cached_property
+    def value(self) -> int:
+        return 7
+
+
+def test_caches_travel_empty() -> None:
+    cached(3)
+    assert deliver(lambda: (cached(4), cached.cache_info().currsize))() == (24, 4)
+    assert deliver(cached)(5) == 120
+    assert deliver(lambda thing: thing.value)(WithCachedProperty()) == 7
+
+
+def test_cached_function_of_another_module_goes_by_reference(project: Any) -> None:
+    project({"caching.py": "import functools\n@functools.cache\ndef f(x):\n    return 2 * x\n"})
+    import caching  # type: ignore[import-not-found]
+
+    assert deliver(lambda: caching.f(2))() == 4
+    assert deliver(lambda f: f(3))(caching.f) == 6
+    assert deliver(caching.f)(4) == 8
+
+
+def test_delivered_functions_pickle_by_name() -> None:
+    import pickle
+
+    assert pickle.loads(pickle.dumps(ping)) is ping
+    changed = pickle.loads(pickle.dumps(ping.with_options(timeout=3)))
+    assert changed.options.timeout == 3 and changed(1) == 1
+
+
+def test_memory_error_is_the_functions_own() -> None:
+    from deliveryboy_ng import Limits
+
+    def leak(size: int) -> None:
+        kept = []
+        while True:
+            kept.append(bytes(size))
+
+    for size in (100_000, 0):
+        with pytest.raises(MemoryError):
+            deliver(limits=Limits(address_space="300M"), timeout=50)(leak)(size)
+
+
+def test_keyword_named_self_is_the_functions() -> None:
+    assert deliver(lambda **keywords: keywords)(self=5) == {"self": 5}
+
+
+def test_machine_code_named_in_modules_is_refused() -> None:
+    with pytest.raises(DeliveryPackingError, match="machine code"):
+        deliver(modules=["numpy"])(lambda: __import__("numpy").ones(3).sum())()
+
+
+def test_function_of_a_spawned_childs_main_travels(script: Any) -> None:
+    result = script(
+        """
+import multiprocessing
+from deliveryboy_ng import deliver
+
+BASE = 4
+
+@deliver
+def work(x):
+    return x + BASE
+
+def child(queue):
+    queue.put(work(1))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=child, args=(queue,))
+    process.start()
+    print(queue.get(timeout=30))
+    process.join()
+    with context.Pool(1) as pool:
+        print(pool.map(work, [5]))
+"""
+    )
+    assert result.stdout == b"5\n[9]\n", result.stderr.decode()

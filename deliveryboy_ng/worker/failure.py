@@ -24,6 +24,7 @@ def text_of(error: BaseException) -> str:
 
 def pack(error: BaseException, dumps: "Any") -> bytes:
     """Records of *error*, its causes, contexts and group members."""
+    _let_go(error)
     found = [error]
     places = {id(error): 0}
     records = []
@@ -55,13 +56,32 @@ def pack(error: BaseException, dumps: "Any") -> bytes:
     return dumps(records)  # type: ignore[no-any-return]
 
 
+def _let_go(error: BaseException) -> None:
+    """Drop the local variables of the frames that failed: after a MemoryError they are what fills the memory."""
+    seen = set()
+    following: "list[BaseException | None]" = [error]
+    while following:
+        each = following.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        following += [each.__cause__, each.__context__]
+        traceback = each.__traceback__
+        while traceback is not None:
+            try:
+                traceback.tb_frame.clear()
+            except RuntimeError:
+                pass  # it is still being executed
+            traceback = traceback.tb_next
+
+
 def _notes(error: BaseException) -> "list[object]":
     notes = getattr(error, "__notes__", ())
     return list(notes) if isinstance(notes, (list, tuple)) else []
 
 
 def _members(error: BaseException) -> "tuple[object, ...]":
-    members = getattr(error, "exceptions", ()) if "ExceptionGroup" in [base.__name__ for base in type(error).__mro__] else ()
+    members = getattr(error, "exceptions", ()) if "BaseExceptionGroup" in [base.__name__ for base in type(error).__mro__] else ()
     return members if isinstance(members, tuple) else ()
 
 

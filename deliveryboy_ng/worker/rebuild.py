@@ -92,8 +92,7 @@ def make_function(code: "Any", base_globals: "Any", name: "Any", defaults: "Any"
     if base_globals.get("__name__") == "__main__":
         # What lived in the caller's __main__ lives in this one, so that pickle finds it here by name too.
         main = vars(sys.modules["__main__"])
-        for key, value in base_globals.items():
-            main.setdefault(key, value)
+        main.update(base_globals)
         base_globals = main
     base_globals["__builtins__"] = __builtins__
     return FunctionType(code, base_globals, name, defaults, closure)
@@ -132,6 +131,12 @@ def make_cell(value: "Any" = _EMPTY) -> "Any":
     if value is not _EMPTY:
         cell.cell_contents = value
     return cell
+
+
+def make_cached(function: "Any", parameters: "Any") -> "Any":
+    import functools
+
+    return functools.lru_cache(**parameters)(function)
 
 
 # --- classes ------------------------------------------------------------------------------------------------------

@@ -19,29 +19,46 @@ _ERROR_WORDS = ("Error", "Exceeded", "Died", "Exited", "Timeout", "Interrupted",
 class Runner:
     """A delivered function as the far side knows it."""
 
-    def __init__(self, func: "Any" = None, options: bytes = b"") -> None:
-        self.__setstate__((func, options))
+    def __init__(self, func: "Any" = None, options: bytes = b"", bound: "tuple[Any, ...]" = ()) -> None:
+        self.__setstate__((func, options, bound))
 
-    def __setstate__(self, state: "tuple[Any, bytes]") -> None:
-        func, self._options = state
+    def __setstate__(self, state: "tuple[Any, bytes, tuple[Any, ...]]") -> None:
+        func, self._options, self._bound = state
         self.__wrapped__ = func
         self.__name__ = getattr(func, "__name__", type(func).__name__)
         self.__doc__ = getattr(func, "__doc__", None)
 
+    def __reduce__(self) -> "Any":
+        return Runner, (), (self.__wrapped__, self._options, self._bound)
+
+    def __getattr__(self, name: str) -> "Any":
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._real(), name)
+
     def __get__(self, instance: "Any", owner: "Any" = None) -> "Any":
-        if isinstance(self.__wrapped__, (classmethod, staticmethod)):
-            return self.__wrapped__.__get__(instance, owner)
-        return self if instance is None else _Method(self, instance)
+        if isinstance(self.__wrapped__, staticmethod):
+            return self
+        if isinstance(self.__wrapped__, classmethod):
+            instance = owner if owner is not None else type(instance)
+        elif not hasattr(type(self.__wrapped__), "__get__"):
+            return self
+        return self if instance is None else Runner(self.__wrapped__, self._options, (instance,))
+
+    @property
+    def _function(self) -> "Any":
+        wrapped = self.__wrapped__
+        return wrapped.__func__ if isinstance(wrapped, (classmethod, staticmethod)) else wrapped
 
     def local(self, *args: "Any", **kwargs: "Any") -> "Any":
         """Call the function in this process."""
-        return self.__wrapped__(*args, **kwargs)
+        return self._function(*self._bound, *args, **kwargs)
 
     def __call__(self, *args: "Any", **kwargs: "Any") -> "Any":
         from . import call
 
-        if self.__wrapped__ is call.current:
-            return self.__wrapped__(*args, **kwargs)
+        if self._function is call.current:
+            return self.local(*args, **kwargs)
         return self._real()(*args, **kwargs)
 
     def _real(self) -> "Any":
@@ -61,10 +78,7 @@ class Runner:
 
         from deliveryboy_ng import core
 
-        return core.Runner(self.__wrapped__, _pickle.loads(self._options))
-
-
-_Method: "Any" = type(Runner().local)
+        return core.Runner(self.__wrapped__, _pickle.loads(self._options), self._bound)
 
 
 def _refuse(*args: object, **kwargs: object) -> "Any":

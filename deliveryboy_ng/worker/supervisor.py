@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 READ = 1 << 16
+LONGEST_POLL = 2_000_000_000  # milliseconds; poll(2) takes a C int
 # Above this many bytes waiting for a slow near side, the calls' pipes are left to fill: back-pressure instead of memory.
 BACKLOG = 1 << 20
+_HANDLED = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
 _STREAMS = {"stdout": frames.STDOUT, "stderr": frames.STDERR, "reply": frames.REPLY}
 
 
@@ -39,7 +41,7 @@ class Call:
         self.setup: "dict[str, Any]" = {}
         self.pid = 0
         self.pipes: "dict[int, str]" = {}
-        self.relayed = {"stdout": 0, "stderr": 0, "reply": 0}
+        self.interrupts = 0
         self.started = 0.0
         self.deadline: "float | None" = None
         self.ending = ""
@@ -77,11 +79,11 @@ class Supervisor:
         posix.set_blocking(wake, False)
         posix.set_blocking(poke, False)
         _signal.set_wakeup_fd(poke, warn_on_full_buffer=False)
-        for number in (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP):
+        for number in _HANDLED:
             _signal.signal(number, lambda signum, frame: None)
         # Ctrl-C reaches the call as a frame; a terminal's own SIGINT must not take the supervisor away from it.
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP))
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _HANDLED)
         return wake
 
     def serve(self, pending: bytes) -> None:
@@ -192,7 +194,13 @@ class Supervisor:
             pipes = call_process.Pipes(call.part(frames.INPUT), bool(call.setup["detached"]))
             body, modules = call.part(frames.BODY), call.part(frames.MODULES)
             parent = posix.getpid()
-            pid = posix.fork()
+            # Until the call process has let go of this one's handlers, a signal for it would be taken for one for us.
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, (*_HANDLED, _signal.SIGINT))
+            try:
+                pid = posix.fork()
+            finally:
+                if posix.getpid() == parent:
+                    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (*_HANDLED, _signal.SIGINT))
         except OSError as error:
             self.send(frames.REFUSED, call.number, ("the far side cannot start a process: %s" % error).encode())
             del self.calls[call.number]
@@ -242,7 +250,6 @@ class Supervisor:
                 return
 
     def _pass_on(self, call: Call, stream: str, data: bytes) -> None:
-        call.relayed[stream] += len(data)
         self.send(_STREAMS[stream], call.number, data)
         if self.waiting > BACKLOG:
             self._flush()
@@ -277,13 +284,15 @@ class Supervisor:
             self.stop = self.stop or what == b"kill"
         elif call.status is None:
             if what == b"interrupt":
-                system.kill_quietly(-call.pid, _signal.SIGINT) or system.kill_quietly(call.pid, _signal.SIGINT)
+                if system.kill_quietly(-call.pid, _signal.SIGINT) or system.kill_quietly(call.pid, _signal.SIGINT):
+                    call.interrupts += 1
             elif what == b"kill":
                 call.ending = call.ending or "cancelled"
                 self._kill(call)
 
     def _kill(self, call: Call) -> None:
         system.kill_quietly(call.pid, system.SIGKILL)
+        system.kill_quietly(-call.pid, system.SIGKILL)
 
     def _signals(self) -> None:
         try:
@@ -311,6 +320,9 @@ class Supervisor:
         """
         others = frozenset(other.pid for other in self.calls.values() if other.pid and other.status is None)
         clean = system.kill_descendants(others, self._reaped)
+        if not clean and system.kill_quietly(-call.pid, system.SIGKILL):
+            # Without a /proc to find them by, at least those that stayed in the call's own process group.
+            clean = system.kill_descendants(others, self._reaped, 1.0)
         for fd, stream in list(call.pipes.items()):
             left = 1 << 20
             while left > 0:
@@ -321,7 +333,6 @@ class Supervisor:
                 if not data:
                     break
                 left -= len(data)
-                call.relayed[stream] += len(data)
                 self.send(_STREAMS[stream], call.number, data)
             self._close(call, fd)
         del self.calls[call.number]
@@ -333,6 +344,7 @@ class Supervisor:
             "system": "%.6f" % stime,
             "wall": "%.6f" % (time.monotonic() - call.started),
             "maxrss": maxrss * 1024 if sys.platform != "darwin" else maxrss,
+            "interrupts": call.interrupts,
             "clean": int(clean),
         }
         self.send(frames.VERDICT, call.number, " ".join("%s=%s" % item for item in words.items()).encode())
@@ -345,7 +357,7 @@ class Supervisor:
         if self.paused and self.waiting < BACKLOG:
             self._pause(False)
         deadlines = [call.deadline for call in self.calls.values() if call.deadline is not None]
-        return max(0.0, min(deadlines) - time.monotonic()) * 1000 + 1 if deadlines else None
+        return min(max(0.0, min(deadlines) - time.monotonic()) * 1000 + 1, LONGEST_POLL) if deadlines else None
 
     def _check_clock(self) -> None:
         now = time.monotonic()

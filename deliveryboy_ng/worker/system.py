@@ -74,9 +74,9 @@ def descendants(root: int) -> "list[int]":
         except OSError:
             continue
         # The command's name stands in brackets and may itself hold brackets and spaces.
-        fields = stat[stat.rindex(b")") + 2 :].split()
-        if fields[0] != b"Z":
-            children.setdefault(int(fields[1]), []).append(int(name))
+        # One whose main thread has ended looks like a zombie while its other threads live on: so all are listed.
+        parent = int(stat[stat.rindex(b")") + 2 :].split()[1])
+        children.setdefault(parent, []).append(int(name))
     found: "list[int]" = []
     queue = [root]
     while queue:
