@@ -33,6 +33,7 @@ from .output import Sink
 from .receipt import Receipt, Usage, Verdict, ending_in_words, signal_name
 from .session import Ending, Greeting, Parcel, Session, describe
 from .transports import is_elsewhere
+from .worker.call import INTERRUPTED_TOO_LATE
 
 __all__ = ["Journey"]
 
@@ -80,10 +81,15 @@ class Journey:
                 session.close()
         self._sink.finish()
         receipt = self._receipt(session, greeting, ending, len(parcel.body) + len(parcel.modules))
-        reached = int((ending.verdict or {}).get("interrupts", 0))
-        if ending.interrupts and (ending.cancelled or not receipt.ok or reached < ending.interrupts):
+        if self._is_interrupted(receipt, ending):
             raise KeyboardInterrupt from receipt.exception
         return receipt
+
+    def _is_interrupted(self, receipt: Receipt, ending: Ending) -> bool:
+        """Whether there was a Ctrl-C which the function has not dealt with itself."""
+        asked = ending.interrupts + self._requests.count("interrupt")
+        reached = int((ending.verdict or {}).get("interrupts", 0))
+        return asked > 0 and (not receipt.ok or reached < asked or receipt.returncode == INTERRUPTED_TOO_LATE)
 
     def leave(self) -> int:
         """Start the call, see it begin, detach from it, and return the PID of the transport.

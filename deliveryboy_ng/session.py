@@ -272,8 +272,6 @@ class Session:
                 ending.lost = self._connection_lost()
                 break
             self._pump(None if ending.patience == math.inf else max(0.0, ending.patience - time.monotonic()))
-        # Asked for too late to be passed on.
-        ending.interrupts += self._requests.count("interrupt")
         return ending
 
     def _lines_of(self, parcel: Parcel) -> Iterator[bytes]:

@@ -669,3 +669,32 @@ def test_caller_out_of_descriptors_gets_one_error_and_keeps_them() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(os.listdir("/proc/self/fd")) == used
     assert runner() == 1
+
+
+def test_members_of_a_group_keep_their_causes() -> None:
+    def work() -> None:
+        try:
+            try:
+                {}["cause"]
+            except KeyError as cause:
+                raise ValueError("member") from cause
+        except ValueError as member:
+            raise ExceptionGroup("outer", [ExceptionGroup("inner", [member])])  # noqa: B904
+
+    with pytest.raises(ExceptionGroup) as caught:
+        deliver(work)()
+    inner = caught.value.exceptions[0]
+    assert isinstance(inner, ExceptionGroup)
+    assert isinstance(inner.exceptions[0].__cause__, KeyError)
+    assert '{}["cause"]' in "".join(traceback.format_exception(caught.value))
+
+
+def test_unfinished_character_of_the_output_is_shown_all_the_same() -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        deliver(lambda: os.write(1, b"a\xc3"))()
+    assert text.getvalue() == "a\\xc3"
+
+
+def test_closed_descriptors_are_named_as_the_reason() -> None:
+    with pytest.raises(CallExited, match="descriptor"):
+        deliver(close_everything)()

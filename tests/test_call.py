@@ -712,3 +712,134 @@ def test_every_option_of_a_delivery_boy_is_an_attribute() -> None:
         boy.timeout = -1
     with pytest.raises(AttributeError):
         boy.no_such_option
+
+
+INTERRUPTED_EARLY = """
+import os, signal, sys, threading, time
+from deliveryboy_ng import deliver
+
+def quick():
+    return 1
+
+def slow():
+    import time
+    time.sleep(0.3)
+
+runner = deliver(slow if sys.argv[1] == "slow" else quick)
+runner.with_options(output="capture").run()
+missed = 0
+for n in range(int(sys.argv[2])):
+    timer = threading.Timer(0.002 + n * 0.0006, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            runner()
+        missed += 1
+    except KeyboardInterrupt:
+        pass
+    timer.join()
+time.sleep(0.1)
+print(missed, threading.active_count(), len(os.listdir("/proc/self/fd")))
+"""
+
+
+def test_ctrl_c_at_any_moment_of_a_call_is_not_lost(tmp_path: Path) -> None:
+    """One SIGINT at a time into a loop over calls: each ends the loop, and nothing is left behind."""
+    import subprocess
+
+    path = tmp_path / "program.py"
+    path.write_text(INTERRUPTED_EARLY)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    for kind, times in (("quick", "40"), ("slow", "40")):
+        child = subprocess.run([sys.executable, str(path), kind, times], capture_output=True, env=env, timeout=55, check=False)
+        assert child.stdout.split()[:2] == [b"0", b"1"], (child.stdout, child.stderr.decode()[-2000:])
+        assert int(child.stdout.split()[2]) <= 5, child.stdout
+
+
+def test_ctrl_c_gets_through_a_busy_receiver_of_output(script: Any) -> None:
+    result = script(
+        """
+import os, signal, threading, time
+from deliveryboy_ng import deliver
+for n in (0.5, 0.7):
+    threading.Timer(n, os.kill, (os.getpid(), signal.SIGINT)).start()
+start = time.monotonic()
+try:
+    deliver(output=lambda stream, data: time.sleep(30))(lambda: print("x"))()
+except KeyboardInterrupt:
+    print(time.monotonic() - start < 5)
+"""
+    )
+    assert result.stdout == b"True\n", result.stderr.decode()
+
+
+def test_slow_receiver_does_not_make_a_timeout_of_an_answer() -> None:
+    slow = deliver(timeout=0.2, grace=0.1, output=lambda stream, data: time.sleep(6))(lambda: [print("x"), 5][1])
+    assert slow.run().value == 5
+
+
+def test_delivered_class_and_static_methods_keep_their_transport_over_there() -> None:
+    import conftest
+
+    class Who:
+        @deliver(transport=conftest.need_sudo())
+        @classmethod
+        def by_class(cls) -> tuple[str, int]:
+            return cls.__name__, os.getuid()
+
+        @deliver(transport=conftest.need_sudo())
+        @staticmethod
+        def by_static() -> int:
+            return os.getuid()
+
+        @deliver
+        def all(self) -> Any:
+            return self.by_class(), self.by_static(), Who.by_class(), self.by_class.local()
+
+    assert Who().all() == (("Who", 65534), 65534, ("Who", 65534), ("Who", os.getuid()))
+
+
+def test_relative_import_in_a_program_run_as_a_module(tmp_path: Path) -> None:
+    import subprocess
+
+    package = tmp_path / "pkg"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "sibling.py").write_text("VALUE = 7\n")
+    (package / "prog.py").write_text(
+        "from deliveryboy_ng import deliver\n@deliver\ndef f():\n    from . import sibling\n    from .sibling import VALUE\n"
+        "    return sibling.VALUE + VALUE\nprint(f())\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    result = subprocess.run([sys.executable, "-m", "pkg.prog"], cwd=tmp_path, capture_output=True, env=env, check=False)
+    assert result.stdout == b"14\n", result.stderr.decode()
+
+
+def test_process_whose_main_thread_has_ended_is_killed_too() -> None:
+    import ctypes
+
+    mark = f"DELIVERYBOY_THREAD_{os.getpid()}"
+
+    def work() -> None:
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            threading.Thread(target=time.sleep, args=(1000,)).start()
+            ctypes.CDLL(None).syscall(60, 0)  # exit(2) of this thread alone, on x86-64
+        time.sleep(0.2)
+
+    started = time.monotonic()
+    receipt = deliver(env={mark: "1"})(work).run()
+    assert receipt.ok and receipt.clean and time.monotonic() - started < 5
+
+
+def test_far_timeouts_are_no_overflow() -> None:
+    assert deliver(timeout=10**9, connect_timeout=10**9)(lambda: 1)() == 1
+
+
+def test_input_of_wider_items_arrives() -> None:
+    import array
+
+    numbers = array.array("i", range(1000))
+    assert deliver(input=memoryview(numbers))(lambda: len(sys.stdin.buffer.read()))() == 4000

@@ -843,3 +843,29 @@ if __name__ == "__main__":
 """
     )
     assert result.stdout == b"5\n[9]\n", result.stderr.decode()
+
+
+def test_distributions_installed_into_a_folder_are_installed(project: Any) -> None:
+    project(
+        {
+            "vendored_lib.py": "X = 1\n",
+            "vendored_lib-1.dist-info/RECORD": "vendored_lib.py,,\nvendored_lib-1.dist-info/RECORD,,\n",
+            "own_lib.py": "Y = 2\n",
+        }
+    )
+    import own_lib  # type: ignore[import-not-found]
+    import vendored_lib  # type: ignore[import-not-found]
+
+    assert {e.name: e.by_value for e in deliver(lambda: vendored_lib.X + own_lib.Y).manifest()} == {
+        "vendored_lib": False,
+        "own_lib": True,
+    }
+
+
+def test_key_that_cannot_be_shown_does_not_hide_the_offender() -> None:
+    class Shy:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    with pytest.raises(DeliveryPackingError, match="lock"):
+        deliver(print)({Shy(): threading.Lock()})

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 STATUS_SIZE = 9
 REPLY_FD = 3
+INTERRUPTED_TOO_LATE = 71
 current: "Any" = None  # the function this process runs; delivered functions that meet themselves run in place
 
 
@@ -142,6 +143,8 @@ def _run(setup: "dict[str, Any]", modules: bytes, body: bytes, pipes: Pipes, par
         return _reply(b"L", _pack_failure(error))
     try:
         value = _call(function, args, kwargs)
+        # From here on an interrupt comes too late; it is kept, and told by the exit code.
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
     except SystemExit as error:
         _leave()
         return _exit_code(error)
@@ -339,4 +342,4 @@ def _reply(status: bytes, payload: bytes, first: "Any" = None) -> int:
     for part in (view, memoryview(payload)):
         while part:
             part = part[posix.write(REPLY_FD, part) :]
-    return 0
+    return INTERRUPTED_TOO_LATE if _signal.SIGINT in _signal.sigpending() else 0

@@ -42,6 +42,7 @@ class Call:
         self.pid = 0
         self.pipes: "dict[int, str]" = {}
         self.interrupts = 0
+        self.answered = False
         self.started = 0.0
         self.deadline: "float | None" = None
         self.ending = ""
@@ -250,6 +251,7 @@ class Supervisor:
                 return
 
     def _pass_on(self, call: Call, stream: str, data: bytes) -> None:
+        call.answered = call.answered or stream == "reply"
         self.send(_STREAMS[stream], call.number, data)
         if self.waiting > BACKLOG:
             self._flush()
@@ -284,11 +286,22 @@ class Supervisor:
             self.stop = self.stop or what == b"kill"
         elif call.status is None:
             if what == b"interrupt":
-                if system.kill_quietly(-call.pid, _signal.SIGINT) or system.kill_quietly(call.pid, _signal.SIGINT):
+                if not self._has_answered(call) and self._interrupt(call):
                     call.interrupts += 1
             elif what == b"kill":
                 call.ending = call.ending or "cancelled"
                 self._kill(call)
+
+    def _has_answered(self, call: Call) -> bool:
+        """Whether the function is over already: then no interrupt can reach it any more."""
+        for fd, stream in list(call.pipes.items()):
+            if stream == "reply":
+                self._relay(fd)
+                return call.answered
+        return True
+
+    def _interrupt(self, call: Call) -> bool:
+        return system.kill_quietly(-call.pid, _signal.SIGINT) or system.kill_quietly(call.pid, _signal.SIGINT)
 
     def _kill(self, call: Call) -> None:
         system.kill_quietly(call.pid, system.SIGKILL)
