@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 READ = 1 << 16
-LONGEST_POLL = 2_000_000_000  # milliseconds; poll(2) takes a C int
 # Above this many bytes waiting for a slow near side, the calls' pipes are left to fill: back-pressure instead of memory.
 BACKLOG = 1 << 20
 _HANDLED = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
@@ -370,7 +369,7 @@ class Supervisor:
         if self.paused and self.waiting < BACKLOG:
             self._pause(False)
         deadlines = [call.deadline for call in self.calls.values() if call.deadline is not None]
-        return min(max(0.0, min(deadlines) - time.monotonic()) * 1000 + 1, LONGEST_POLL) if deadlines else None
+        return min(max(0.0, min(deadlines) - time.monotonic()) * 1000 + 1, system.LONGEST_POLL) if deadlines else None
 
     def _check_clock(self) -> None:
         now = time.monotonic()

@@ -16,6 +16,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 SIGKILL = 9
+LONGEST_POLL = 2000000000  # milliseconds; poll(2) takes a C int
 
 _prctl = None
 

@@ -1,0 +1,302 @@
+"""The transport's process and the pipes to it: bytes out, bytes in, and an orderly end.
+
+A wire is driven by the thread that uses it, which waits in :meth:`Wire.pump`; from other threads and from signal handlers
+only :meth:`Wire.poke` may be called.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from .worker.system import LONGEST_POLL
+
+__all__ = ["LINGER", "Wire"]
+
+LINGER = 1.0
+"""Seconds that a transport is given to end, or to say its last words."""
+
+TAIL = 1 << 14
+"""Bytes kept of what a transport says on stderr."""
+
+_READ = 1 << 16
+_PIPE = 1 << 18
+
+_live: weakref.WeakSet[Wire] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """A child that the caller forks would keep the wire open after the caller's death: close its copies."""
+    for wire in list(_live):
+        # A thread that does not exist here may have held it.
+        wire._lock = threading.RLock()
+        wire.forget()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+class Wire:
+    """One started transport.
+
+    :ivar received: what came on its stdout, not yet taken
+    :ivar ended: whether its stdout has ended
+    """
+
+    def __init__(self, argv: Sequence[str], detached: bool) -> None:
+        """Start the process.
+
+        :param detached: let it keep its stderr when this side closes its ends
+        :raises OSError: if it cannot be started
+        :raises ValueError: if the command line cannot be
+        """
+        self.received: deque[bytes] = deque()
+        self.ended = False
+        self._sending: deque[Iterator[bytes]] = deque()
+        self._unsent = memoryview(b"")
+        self._stderr = bytearray()
+        self._lock = threading.RLock()
+        self._fds: dict[str, int] = {}
+        self._poll = select.poll()
+        _live.add(self)
+        try:
+            self._start(argv, detached)
+        except BaseException:
+            # Whatever was started reads the end of its stdin, and leaves.
+            self.forget()
+            raise
+
+    def _start(self, argv: Sequence[str], detached: bool) -> None:
+        far: list[int] = []
+        try:
+            self._fds["wake"], self._fds["poke"] = os.pipe()
+            far_in, self._fds["stdin"] = os.pipe()
+            far.append(far_in)
+            self._fds["stdout"], far_out = os.pipe()
+            far.append(far_out)
+            if detached:
+                # The transport may still write when nobody reads any more.
+                far_err = self._fds["log"] = _nameless_file()
+            else:
+                self._fds["stderr"], far_err = os.pipe()
+                far.append(far_err)
+            for fd in self._fds.values():
+                os.set_blocking(fd, False)
+            _enlarge(self._fds["stdin"])
+            # A session of its own: Ctrl-C shall reach the call as a frame, not kill ssh or sudo first.
+            self._process = subprocess.Popen(
+                argv, stdin=far_in, stdout=far_out, stderr=far_err, start_new_session=True, env=_environment()
+            )
+        finally:
+            for fd in far:
+                os.close(fd)
+        for name in ("wake", "stdout", "stderr"):
+            if name in self._fds:
+                self._poll.register(self._fds[name], select.POLLIN)
+
+    @property
+    def pid(self) -> int:
+        """PID of the process."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """How the process ended, or None while it runs."""
+        return self._process.poll()
+
+    @property
+    def stderr(self) -> str:
+        """The last of what the process wrote to stderr."""
+        if "log" in self._fds:
+            self._stderr = bytearray(os.pread(self._fds["log"], TAIL, max(0, os.fstat(self._fds["log"]).st_size - TAIL)))
+        return self._stderr.decode("utf-8", "backslashreplace")
+
+    def poke(self) -> None:
+        """Make the thread that waits in :meth:`pump` come back; never blocks."""
+        with self._lock:
+            fd = self._fds.get("poke")
+            if fd is not None:
+                try:
+                    os.write(fd, b"!")
+                except BlockingIOError:
+                    pass
+
+    # --- input and output ----------------------------------------------------------------------------------------
+
+    def send(self, pieces: Iterator[bytes]) -> None:
+        """Queue bytes, which are made only as fast as the process takes them."""
+        self._sending.append(pieces)
+        if "stdin" in self._fds:
+            self._poll.register(self._fds["stdin"], select.POLLOUT)
+
+    def pump(self, seconds: float | None) -> bool:
+        """One turn of waiting, reading and writing; false if nothing happened in time."""
+        found = self._poll.poll(None if seconds is None else min(seconds * 1000, LONGEST_POLL))
+        names = {fd: name for name, fd in self._fds.items()}
+        for fd, _ in found:
+            name = names[fd]
+            if name == "stdin":
+                self._write()
+            elif name == "stdout":
+                self._read_stdout()
+            elif name == "stderr":
+                self._read_stderr()
+            else:
+                os.read(fd, 512)
+        return bool(found)
+
+    def drain_stderr(self) -> None:
+        """The transport's last words may come a moment after the end of its stdout."""
+        deadline = time.monotonic() + LINGER
+        while "stderr" in self._fds and (left := deadline - time.monotonic()) > 0:
+            poll = select.poll()
+            poll.register(self._fds["stderr"], select.POLLIN)
+            if not poll.poll(left * 1000) or not self._read_stderr():
+                return
+
+    def _read_stdout(self) -> None:
+        try:
+            data = os.read(self._fds["stdout"], _READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self.received.append(data)
+        else:
+            self.ended = True
+            self._close("stdout")
+
+    def _read_stderr(self) -> bool:
+        try:
+            data = os.read(self._fds["stderr"], _READ)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if data:
+            self._stderr += data
+            del self._stderr[:-TAIL]
+        else:
+            self._close("stderr")
+        return bool(data)
+
+    def _write(self) -> None:
+        try:
+            while True:
+                if not self._unsent:
+                    piece = self._next_piece()
+                    if piece is None:
+                        self._poll.unregister(self._fds["stdin"])
+                        return
+                    self._unsent = memoryview(piece)
+                self._unsent = self._unsent[os.write(self._fds["stdin"], self._unsent) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            # A broken pipe is no news: the end of stdout follows, with the reason on stderr.
+            self._sending.clear()
+            self._unsent = memoryview(b"")
+            self._close("stdin")
+
+    def _next_piece(self) -> bytes | None:
+        while self._sending:
+            piece = next(self._sending[0], None)
+            if piece is not None:
+                return piece
+            self._sending.popleft()
+        return None
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def _close(self, name: str) -> None:
+        with self._lock:
+            fd = self._fds.pop(name, None)
+            if fd is None:
+                return
+            try:
+                self._poll.unregister(fd)
+            except KeyError:
+                pass
+            os.close(fd)
+
+    def forget(self) -> None:
+        """Close the descriptors and nothing more."""
+        for name in list(self._fds):
+            self._close(name)
+        _live.discard(self)
+
+    def abandon(self) -> None:
+        """Leave the process to itself; a thread waits for its end, so that no zombie stays."""
+        self.forget()
+        threading.Thread(target=self._process.wait, name=f"deliveryboy reaper of {self.pid}", daemon=True).start()
+
+    def close(self) -> None:
+        """Hang up and see the process end; what does not end by itself is terminated."""
+        self._close("stdin")
+        try:
+            if not self.await_exit(LINGER):
+                self._terminate()
+        finally:
+            self.forget()
+
+    def _terminate(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.pid, number)
+            except (ProcessLookupError, PermissionError):
+                # sudo belongs to root; it ends when its command, which has been hung up on, does.
+                pass
+            if self.await_exit(LINGER):
+                return
+
+    def await_exit(self, seconds: float) -> bool:
+        """Whether the process ends within that time."""
+        if self._process.poll() is not None:
+            return True
+        try:
+            fd = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):
+            try:
+                self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                return False
+            return True
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            poll.poll(seconds * 1000)
+        finally:
+            os.close(fd)
+        return self._process.poll() is not None
+
+
+def _nameless_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("deliveryboy", os.MFD_CLOEXEC)
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _enlarge(pipe: int) -> None:
+    """Let the whole worker fit into the pipe at once (fcntl(2), Linux): less waiting for each other."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
+    except (ImportError, AttributeError, OSError):
+        pass
+
+
+def _environment() -> dict[str, str]:
+    """The caller's environment, with the transports' messages in English: errors are read from them."""
+    return {**os.environ, "LANGUAGE": "C"}
