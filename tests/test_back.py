@@ -698,3 +698,17 @@ def test_unfinished_character_of_the_output_is_shown_all_the_same() -> None:
 def test_closed_descriptors_are_named_as_the_reason() -> None:
     with pytest.raises(CallExited, match="descriptor"):
         deliver(close_everything)()
+
+
+def test_exit_function_that_fails_does_not_change_the_ending() -> None:
+    def work(leave: bool) -> int:
+        import atexit
+
+        atexit.register(lambda: 1 / 0)
+        if leave:
+            sys.exit(4)
+        return 5
+
+    assert deliver(work).run(False).value == 5
+    receipt = deliver(work).run(True)
+    assert (receipt.verdict, receipt.returncode) == (Verdict.EXITED, 4) and b"ZeroDivisionError" in receipt.stderr

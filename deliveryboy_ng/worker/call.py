@@ -318,8 +318,11 @@ def _exit_code(error: SystemExit) -> int:
 
 def _leave() -> None:
     """What a Python process owes before it ends: exit functions, then what is still buffered."""
-    if "atexit" in sys.modules:
-        sys.modules["atexit"]._run_exitfuncs()
+    try:
+        if "atexit" in sys.modules:
+            sys.modules["atexit"]._run_exitfuncs()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:
             stream.flush()  # type: ignore[union-attr]
@@ -329,10 +332,7 @@ def _leave() -> None:
 
 def _reply(status: bytes, payload: bytes, first: "Any" = None) -> int:
     if first is not None:
-        try:
-            first()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
+        first()
     if _replier[0] != posix.getpid():
         return 0  # a child that the function forked and that returned from it as well: only one of the two answers
     if _replier[1] != _identity():
