@@ -68,6 +68,7 @@ _REDUCERS = {kind: _translating(reducer) for kind, reducer in cp.Pickler._dispat
 # A child that multiprocessing has spawned knows its parent's __main__ under another name, which nobody else does.
 MAIN = ("__main__", "__mp_main__")
 _LRU_CACHE = type(functools.lru_cache(len))
+_SINGLE_DISPATCH = functools.singledispatch(lambda thing: None).__code__  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,8 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
             if steps is not None:
                 self._collector.add(module, f"function {thing.__qualname__}")
                 return NotImplemented if steps == 0 else (rebuild.find, (module, thing.__qualname__, steps))
+        if thing.__code__ is _SINGLE_DISPATCH:
+            return rebuild.make_single_dispatch, (dict(thing.registry),)  # type: ignore[attr-defined]
         self._needs_code(f"function {module}.{thing.__qualname__}")
         self._collector.scan(thing.__code__, modules_.package_of(thing.__globals__), f"imported in {thing.__qualname__}")
         make, args, (attributes, slots), *rest = self._dynamic_function_reduce(thing)

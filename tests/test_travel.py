@@ -764,6 +764,26 @@ def cached(n: int) -> int:
     return 1 if n < 2 else n * cached(n - 1)
 
 
+@functools.singledispatch
+def shape(thing: Any) -> str:
+    return "other"
+
+
+@shape.register
+def _(thing: int) -> str:
+    return "number"
+
+
+@shape.register(list)
+def shape_of_list(thing: list[Any]) -> str:
+    return "list of " + ", ".join(shape(each) for each in thing)
+
+
+def test_single_dispatch_travels() -> None:
+    assert deliver(shape)(3) == "number"
+    assert deliver(lambda things: shape(things))([1, "a", [2]]) == "list of number, other, list of number"
+
+
 class WithCachedProperty:
     @functools.cached_property
     def value(self) -> int:

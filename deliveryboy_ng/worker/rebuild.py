@@ -139,6 +139,15 @@ def make_cached(function: "Any", parameters: "Any") -> "Any":
     return functools.lru_cache(**parameters)(function)
 
 
+def make_single_dispatch(registry: "Any") -> "Any":
+    import functools
+
+    dispatch = functools.singledispatch(registry.pop(object))
+    for kind, function in registry.items():
+        dispatch.register(kind, function)
+    return dispatch
+
+
 # --- classes ------------------------------------------------------------------------------------------------------
 
 
