@@ -10,14 +10,16 @@ import threading
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from .delivery import Delivery
 from .exceptions import DeliveryOptionError
-from .journey import Journey
 from .options import Options
 from .receipt import Receipt
 from .worker import call as call_process
+
+if TYPE_CHECKING:
+    from .delivery import Delivery
+    from .journey import Journey
 
 __all__ = ["DeliveryBox", "DeliveryBoy", "DeliveryBoyDecorator", "Runner", "deliver", "execute", "main"]
 
@@ -74,6 +76,8 @@ class Runner(Generic[P, R]):
 
         :raises DeliveryPackingError: if something cannot travel
         """
+        from .delivery import Delivery
+
         return Delivery(self._attended(args, kwargs))
 
     def with_options(self, **options: Any) -> Runner[P, R]:
@@ -118,6 +122,9 @@ class Runner(Generic[P, R]):
         return self._journey(args, kwargs, output)
 
     def _journey(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: str = "live") -> Journey:
+        # Brings cloudpickle and subprocess with it: a program that only decorates does not pay for them.
+        from .journey import Journey
+
         args = (*self._bound, *args)
         _check_arguments(self._function, args, kwargs)
         return Journey(self._function, args, kwargs, self.options, output)
@@ -203,17 +210,6 @@ def _check_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
             raise TypeError(f"{getattr(func, '__qualname__', func)}(): {error}") from None
 
 
-class Decorator(Protocol):
-    """What ``deliver(...)`` with options returns."""
-
-    @overload
-    def __call__(self, func: classmethod[Any, P, R], /) -> UnboundRunner[P, R]: ...
-    @overload
-    def __call__(self, func: staticmethod[P, R], /) -> UnboundRunner[P, R]: ...
-    @overload
-    def __call__(self, func: Callable[P, R], /) -> Runner[P, R]: ...
-
-
 @overload
 def deliver(func: classmethod[Any, P, R], /) -> UnboundRunner[P, R]: ...
 @overload
@@ -221,7 +217,7 @@ def deliver(func: staticmethod[P, R], /) -> UnboundRunner[P, R]: ...
 @overload
 def deliver(func: Callable[P, R], /) -> Runner[P, R]: ...
 @overload
-def deliver(func: None = None, /, **options: Any) -> Decorator: ...
+def deliver(func: None = None, /, **options: Any) -> DeliveryBoyDecorator: ...
 def deliver(func: Any = None, /, **options: Any) -> Any:
     """Decorate a function so that each call of it runs somewhere else; see :class:`Options` for what can be said.
 
@@ -229,10 +225,8 @@ def deliver(func: Any = None, /, **options: Any) -> Any:
 
     :raises DeliveryOptionError: if an option is unknown or makes no sense
     """
-    checked = Options.of(options)
-    if func is None:
-        return lambda function: runner_of(function, checked)
-    return runner_of(func, checked)
+    decorator = DeliveryBoyDecorator(**options)
+    return decorator if func is None else decorator(func)
 
 
 class DeliveryBoyDecorator:
@@ -304,7 +298,7 @@ class DeliveryBoy:
         self.transport = transport
         self.transport_params = transport_params or []
         self.executable = executable
-        self.asynchronous = bool(params.pop("async", asynchronous))
+        self.asynchronous = params.pop("async", asynchronous)
         self.discard_excess = discard_excess
         self._last = threading.local()
         self._runner()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import encodings
 import os
 import platform
 import sys
@@ -33,12 +32,10 @@ from .output import Sink
 from .receipt import Receipt, Usage, Verdict, ending_in_words, signal_name
 from .session import Ending, Greeting, Parcel, Session, describe
 from .transports import is_elsewhere
-from .worker.call import INTERRUPTED_TOO_LATE
+from .worker import call
 
 __all__ = ["Journey"]
 
-_STATUS = 9
-_WORKER_FAILED = 70
 _LOCALE_NAMES = ("LANG", "LANGUAGE")
 
 
@@ -89,7 +86,7 @@ class Journey:
         """Whether there was a Ctrl-C which the function has not dealt with itself."""
         asked = ending.interrupts + self._requests.count("interrupt")
         reached = int((ending.verdict or {}).get("interrupts", 0))
-        return asked > 0 and (not receipt.ok or reached < asked or receipt.returncode == INTERRUPTED_TOO_LATE)
+        return asked > 0 and (not receipt.ok or reached < asked or receipt.returncode == call.INTERRUPTED_TOO_LATE)
 
     def leave(self) -> int:
         """Start the call, see it begin, detach from it, and return the PID of the transport.
@@ -168,7 +165,7 @@ class Journey:
             "rlimits": options.limits.as_rlimits(),
             "magic": packing.MAGIC if box.by_value else b"",
             "python": platform.python_version(),
-            "same_files": None if elsewhere else _files_stamp(),
+            "same_files": None if elsewhere else call.files_stamp(),
             "path": _import_path(),
             "prefixes": (sys.prefix, sys.exec_prefix),
         }
@@ -224,8 +221,8 @@ class Journey:
         if ending.overlong:
             text = f"{self.name} returned more than max_reply={self.options.max_reply} bytes; raise max_reply, or return less"
             return _failed(receipt, Verdict.REPLY_LIMIT, DeliveryPickleError(text))
-        status, payload = bytes(ending.reply[:1]), ending.reply[_STATUS:]
-        if len(ending.reply) >= _STATUS and int.from_bytes(ending.reply[1:_STATUS], "big") == len(payload):
+        status, payload = bytes(ending.reply[:1]), ending.reply[call.STATUS_SIZE :]
+        if len(ending.reply) >= call.STATUS_SIZE and int.from_bytes(ending.reply[1 : call.STATUS_SIZE], "big") == len(payload):
             return self._answered(receipt, status, bytes(payload))
         if reason == "timeout":
             text = f"{self.name} took longer than timeout={self.options.timeout:g} seconds and was killed"
@@ -290,7 +287,7 @@ def _ended_itself(receipt: Receipt) -> Receipt:
         text = f"{receipt.function} was killed by {signal_name(receipt.signal)} before it returned{said}"
         return _failed(receipt, Verdict.SIGNALED, CallDied(text, signal=receipt.signal))
     code = receipt.returncode or 0
-    if code == _WORKER_FAILED and not said:
+    if code == call.FAILED and not said:
         said = "; so ends a function that closes all descriptors, its answer's included"
     text = f"{receipt.function} ended its process with {ending_in_words(code)} instead of returning{said}"
     return _failed(receipt, Verdict.EXITED, CallExited(text, returncode=code))
@@ -347,9 +344,3 @@ def _locale() -> str:
     current = locale.setlocale(locale.LC_ALL)
     others = {part.partition("=")[2] for part in current.split(";") if "=" in part and not part.startswith("LC_CTYPE=")}
     return "" if others == {"C"} or current == "C" else current
-
-
-def _files_stamp() -> tuple[object, ...]:
-    path = str(encodings.__file__)
-    found = os.stat(path)
-    return (sys.hexversion, path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

@@ -217,13 +217,12 @@ class Session:
         elif kind == frames.STDERR:
             output("stderr", payload)
         elif kind == frames.REPLY:
-            if len(ending.reply) + len(payload) > most:
-                if not ending.overlong:
-                    self._kill(ending)
-                ending.overlong = True
-                ending.reply.clear()
-            else:
+            if not ending.overlong:
                 ending.reply += payload
+                if len(ending.reply) > most:
+                    ending.overlong = True
+                    ending.reply.clear()
+                    self._kill(ending)
         elif kind == frames.STARTED:
             pid, _, host = payload.decode("ascii", "replace").partition(" ")
             ending.remote_pid, ending.host = int(pid), host

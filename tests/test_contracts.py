@@ -90,6 +90,13 @@ def test_importing_the_library_imports_nothing_expensive() -> None:
     assert not {"cloudpickle", "psutil", "tblib", "asyncio", "subprocess", "dataclasses", "inspect"} & set(names)
 
 
+def test_decorating_imports_nothing_that_only_a_call_needs() -> None:
+    code = "import sys; from deliveryboy_ng import Limits, Sudo, deliver; deliver(transport=Sudo(), limits=Limits(cpu=1))(len)"
+    command = [sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); {code}; print(*sys.modules)"]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert not {"cloudpickle", "psutil", "tblib", "asyncio", "subprocess", "concurrent.futures"} & set(names)
+
+
 def all_errors() -> list[type[exceptions.DeliveryError]]:
     return [kind for kind in vars(exceptions).values() if inspect.isclass(kind) and issubclass(kind, exceptions.DeliveryError)]
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 STATUS_SIZE = 9
 REPLY_FD = 3
+# Exit codes of the worker's own: it failed itself, or an interrupt came when the function had already returned.
+FAILED = 70
 INTERRUPTED_TOO_LATE = 71
 current: "Any" = None  # the function this process runs; delivered functions that meet themselves run in place
 
@@ -113,7 +115,7 @@ class Refusal(Exception):
 
 def main(setup: "dict[str, Any]", modules: bytes, body: bytes, pipes: Pipes, parent: int) -> None:
     """Run one call to its end; never returns."""
-    code = 70
+    code = FAILED
     try:
         code = _run(setup, modules, body, pipes, parent)
     except BaseException:
@@ -235,7 +237,7 @@ def _prepare_imports(setup: "dict[str, Any]") -> None:
 
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
     here = setup["same_files"]
-    if here is not None and here == _files_stamp():
+    if here is not None and here == files_stamp():
         # The caller's own interpreter: what it can import can be imported here, with no need of site.py.
         sys.path[:] = setup["path"]
         sys.prefix, sys.exec_prefix = setup["prefixes"]
@@ -248,7 +250,7 @@ def _prepare_imports(setup: "dict[str, Any]") -> None:
             site.addsitedir(site.getusersitepackages())
 
 
-def _files_stamp() -> "tuple[object, ...]":
+def files_stamp() -> "tuple[object, ...]":
     """Tells whether both sides run one and the same installed Python: by the identity of a file of its library."""
     path = str(sys.modules["encodings"].__file__)
     try:
@@ -337,7 +339,7 @@ def _reply(status: bytes, payload: bytes, first: "Any" = None) -> int:
         return 0  # a child that the function forked and that returned from it as well: only one of the two answers
     if _replier[1] != _identity():
         posix.write(2, b"deliveryboy: the function closed descriptor 3, over which its answer goes\n")
-        return 70
+        return FAILED
     view = memoryview(status + len(payload).to_bytes(8, "big"))
     for part in (view, memoryview(payload)):
         while part:

@@ -66,6 +66,7 @@ class Supervisor:
         self.detached = False
         self.listening = True
         self.stop = False
+        self.paused = False
         self.poll = select.poll()
         self.wake = self._watch_signals()
         posix.set_blocking(1, False)
@@ -268,8 +269,6 @@ class Supervisor:
                 if not paused:
                     self.poll.register(fd, select.POLLIN)
         self.paused = paused
-
-    paused = False
 
     def _close(self, call: Call, fd: int) -> None:
         del call.pipes[fd]
