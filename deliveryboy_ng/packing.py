@@ -121,7 +121,8 @@ def _home(func: Any) -> str | None:
     while isinstance(func, (functools.partial, types.MethodType)):
         func = func.func if isinstance(func, functools.partial) else func.__func__
     name = getattr(func, "__module__", None) or type(func).__module__
-    spec = modules_.find_spec(name) if isinstance(name, str) else None
+    # __main__ travels by value in any case, and looking for it would search the whole path.
+    spec = modules_.find_spec(name) if isinstance(name, str) and name not in MAIN else None
     return name if spec is not None and modules_.kind_of(spec) in ("own", "library") else None
 
 
