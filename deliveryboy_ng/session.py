@@ -152,7 +152,7 @@ class Session:
 
     def _welcome(self, hello: bytes) -> Greeting:
         try:
-            _, protocol, version, magic, _, terminal = hello.decode().split()
+            _, protocol, version, magic, terminal = hello.decode().split()
             greeting = Greeting(int(version, 16), bytes.fromhex(magic[1:]), terminal == "1")
         except ValueError:
             raise HandshakeError(f"the far side's greeting makes no sense: {hello[:200]!r}", argv=self.argv) from None
