@@ -22,7 +22,15 @@
         ├── CallExited                      the process ended itself
         ├── CallInterrupted                 KeyboardInterrupt in the function
         ├── CallCancelled                   cancelled by the caller
-        └── CallTimeout (TimeoutError)      it took too long
+        ├── CallTimeout (TimeoutError)      it took too long
+        └── LimitExceeded                   it used more than it may
+            ├── CpuLimitExceeded            processor time
+            ├── MemoryLimitExceeded (MemoryError)
+            ├── ProcessLimitExceeded        processes and threads
+            ├── FileSizeLimitExceeded (OSError)
+            ├── OpenFilesLimitExceeded (OSError)
+            ├── OutputLimitExceeded         what it wrote to stdout or stderr
+            └── ReplyLimitExceeded          what it returned or raised
 
 All of them survive pickling with their attributes.
 """
@@ -33,7 +41,7 @@ from typing import Any
 
 
 def _rebuild(kind: type[DeliveryError], args: tuple[Any, ...]) -> DeliveryError:
-    error = kind.__new__(kind, *args)
+    error = (OSError if issubclass(kind, OSError) else Exception).__new__(kind, *args)
     error.args = args
     return error
 
@@ -49,7 +57,10 @@ class DeliveryError(Exception):
         self.real_exception = real_exception
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args), dict(self.__dict__)
+        state = dict(self.__dict__)
+        if isinstance(self, OSError):
+            state["errno"] = self.errno
+        return _rebuild, (type(self), self.args), state
 
 
 class DeliveryOptionError(DeliveryError, TypeError):
@@ -184,11 +195,13 @@ class CallDied(CallError):
     """The call's process was killed by a signal.
 
     :ivar signal: the signal's number
+    :ivar traceback_text: what faulthandler wrote of it, if it did: the Python frames at that moment
     """
 
-    def __init__(self, *args: object, signal: int = 0, receipt: Any = None) -> None:
+    def __init__(self, *args: object, signal: int = 0, traceback_text: str = "", receipt: Any = None) -> None:
         super().__init__(*args, receipt=receipt)
         self.signal = signal
+        self.traceback_text = traceback_text
 
 
 class CallExited(CallError):
@@ -214,4 +227,48 @@ class CallCancelled(CallError):
 
 
 class CallTimeout(CallError, TimeoutError):
-    """The call took longer than its ``timeout``, and its processes were killed."""
+    """The call took longer than its ``timeout``, and its processes were killed.
+
+    What the function returned after it had got SIGTERM is in ``receipt.value``.
+    """
+
+
+class LimitExceeded(CallError):
+    """The call used more than it may: it was killed, or what it asked for was refused and it raised that error.
+
+    In the second case that error is the ``__cause__``.
+
+    :ivar limit: the limit's name, as in :class:`~deliveryboy_ng.Limits` or among the options
+    """
+
+    def __init__(self, *args: object, limit: str = "", receipt: Any = None, real_exception: BaseException | None = None) -> None:
+        super().__init__(*args, receipt=receipt, real_exception=real_exception)
+        self.limit = limit
+
+
+class CpuLimitExceeded(LimitExceeded):
+    """All processes of the call together used more processor time than ``Limits(cpu=)``."""
+
+
+class MemoryLimitExceeded(LimitExceeded, MemoryError):
+    """The call used, or asked for, more memory than ``Limits(memory=)``, ``data=`` or ``address_space=``."""
+
+
+class ProcessLimitExceeded(LimitExceeded):
+    """The call had, or wanted, more processes and threads than ``Limits(processes=)``."""
+
+
+class FileSizeLimitExceeded(LimitExceeded, OSError):
+    """The call wrote a file larger than ``Limits(file_size=)``; ``errno`` is EFBIG."""
+
+
+class OpenFilesLimitExceeded(LimitExceeded, OSError):
+    """The call opened more files than ``Limits(open_files=)``; ``errno`` is EMFILE."""
+
+
+class OutputLimitExceeded(LimitExceeded):
+    """The call wrote more than ``max_output`` on one stream, and ``overflow="kill"`` was asked for."""
+
+
+class ReplyLimitExceeded(LimitExceeded):
+    """What the function returned or raised has more bytes than ``max_reply``, and has not been read to its end."""

@@ -9,29 +9,18 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from . import packing, replies
-from .exceptions import (
-    CallCancelled,
-    CallDied,
-    CallExited,
-    CallInterrupted,
-    CallTimeout,
-    DeliveryPackingError,
-    DeliveryPickleError,
-    DeliveryTransportError,
-    InterpreterNotFound,
-    ProtectionUnavailable,
-    VersionMismatchError,
-)
+from . import packing
+from .exceptions import DeliveryTransportError, InterpreterNotFound, VersionMismatchError
 from .interrupts import Interrupts
 from .options import Options
 from .output import Sink
-from .receipt import Receipt, Usage, Verdict, ending_in_words, signal_name
-from .session import Ending, Greeting, Parcel, Session, describe
-from .transports import is_elsewhere
+from .receipt import Receipt, Usage, Verdict
+from .session import Account, Ending, Greeting, Parcel, Session, describe
+from .transports import guard_of, is_elsewhere
+from .verdicts import Case, judge
 from .worker import call
 
 __all__ = ["Journey"]
@@ -85,7 +74,7 @@ class Journey:
     def _is_interrupted(self, receipt: Receipt, ending: Ending) -> bool:
         """Whether there was a Ctrl-C which the function has not dealt with itself."""
         asked = ending.interrupts + self._requests.count("interrupt")
-        reached = int((ending.verdict or {}).get("interrupts", 0))
+        reached = 0 if ending.account is None else ending.account.interrupts
         return asked > 0 and (not receipt.ok or reached < asked or receipt.returncode == call.INTERRUPTED_TOO_LATE)
 
     def leave(self) -> int:
@@ -162,7 +151,10 @@ class Journey:
             "env": {**_locale_variables(), **options.env},
             "locale": _locale(),
             "cwd": options.cwd,
-            "rlimits": options.limits.as_rlimits(),
+            "limits": options.limits.as_setup(),
+            "guarded": guard_of(options.chain) == "signals",
+            "most_output": int(options.max_output) if options.overflow == "kill" else None,
+            "keep_children": options.keep_children,
             "magic": packing.MAGIC if box.by_value else b"",
             "python": platform.python_version(),
             "same_files": None if elsewhere else call.files_stamp(),
@@ -178,9 +170,8 @@ class Journey:
     # --- and back -------------------------------------------------------------------------------------------------
 
     def _receipt(self, session: Session, greeting: Greeting, ending: Ending, sent: int) -> Receipt:
-        verdict = ending.verdict or {}
-        status = int(verdict["status"]) if "status" in verdict else None
-        returncode = None if status is None else os.waitstatus_to_exitcode(status)
+        account = ending.account
+        returncode = None if account is None else os.waitstatus_to_exitcode(account.status)
         receipt = Receipt(
             function=self.name,
             verdict=Verdict.LOST,
@@ -189,14 +180,8 @@ class Journey:
             stdout=self._sink.captured("stdout"),
             stderr=self._sink.captured("stderr"),
             truncated=self._sink.truncated,
-            usage=Usage(
-                user=float(verdict.get("user", 0)),
-                system=float(verdict.get("system", 0)),
-                wall=float(verdict.get("wall", 0)),
-                max_rss=int(verdict.get("maxrss", 0)),
-                sent=sent,
-                received=len(ending.reply),
-            ),
+            usage=_usage(account, sent, ending.reply.size),
+            applied=self._applied(ending),
             pid=session.pid,
             remote_pid=ending.remote_pid,
             host=ending.host,
@@ -206,91 +191,39 @@ class Journey:
             transport=describe(session.chain),
             noise=bytes(session.noise),
             transport_stderr=session.stderr,
-            clean=verdict.get("clean") == "1",
+            clean=account is not None and bool(account.clean),
             started=self.started,
             duration=time.monotonic() - self._clock,
         )
-        return self._judge(receipt, ending, verdict.get("ending", "none"))
+        return judge(receipt, ending, Case(self.name, self.options, self.box.own, bytes(self._sink.last_words)))
 
-    def _judge(self, receipt: Receipt, ending: Ending, reason: str) -> Receipt:
-        """Add verdict and value, or the error that a plain call raises."""
-        if ending.lost is not None:
-            return _failed(receipt, Verdict.LOST, ending.lost)
-        if ending.refused:
-            return _failed(receipt, Verdict.REFUSED, DeliveryTransportError(f"{self.name}: {ending.refused}", argv=receipt.args))
-        if ending.overlong:
-            text = f"{self.name} returned more than max_reply={self.options.max_reply} bytes; raise max_reply, or return less"
-            return _failed(receipt, Verdict.REPLY_LIMIT, DeliveryPickleError(text))
-        status, payload = bytes(ending.reply[:1]), ending.reply[call.STATUS_SIZE :]
-        if len(ending.reply) >= call.STATUS_SIZE and int.from_bytes(ending.reply[1 : call.STATUS_SIZE], "big") == len(payload):
-            return self._answered(receipt, status, bytes(payload))
-        if reason == "timeout":
-            text = f"{self.name} took longer than timeout={self.options.timeout:g} seconds and was killed"
-            return _failed(receipt, Verdict.TIMEOUT, CallTimeout(text))
-        if reason == "cancelled":
-            return _failed(receipt, Verdict.CANCELLED, CallCancelled(f"{self.name} was cancelled and its processes were killed"))
-        return _ended_itself(receipt)
-
-    def _answered(self, receipt: Receipt, status: bytes, payload: bytes) -> Receipt:
-        text = payload.decode("utf-8", "replace") if status in b"UEV" else ""
-        try:
-            if status == b"R":
-                return replace(receipt, verdict=Verdict.RETURNED, value=replies.rebuild_value(payload, self.box.own))
-            if status in b"XL":
-                origin = replies.Origin(f"{receipt.host} {receipt.transport}", is_elsewhere(self.options.chain))
-                error = replies.rebuild_exception(payload, self.box.own, origin)
-                return self._raised(receipt, error) if status == b"X" else self._not_unpacked(receipt, error)
-        except DeliveryPickleError as problem:
-            return _failed(receipt, Verdict.RETURNED if status == b"R" else Verdict.RAISED, problem)
-        if status == b"E":
-            return _failed(receipt, Verdict.REFUSED, ProtectionUnavailable(f"{self.name} has not run: {text}"))
-        if status == b"V":
-            return _failed(
-                receipt, Verdict.REFUSED, VersionMismatchError(f"{self.name} has not run: {text}, there is {receipt.python}")
-            )
-        text = f"{self.name} returned what cannot travel: {text}. Return its data instead"
-        return _failed(receipt, Verdict.RETURNED, DeliveryPickleError(text))
-
-    def _raised(self, receipt: Receipt, error: BaseException) -> Receipt:
-        if isinstance(error, KeyboardInterrupt):
-            interrupted = CallInterrupted(f"{self.name} raised KeyboardInterrupt")
-            interrupted.__cause__ = error
-            return _failed(receipt, Verdict.RAISED, interrupted)
-        return _failed(receipt, Verdict.RAISED, error)
-
-    def _not_unpacked(self, receipt: Receipt, error: BaseException) -> Receipt:
-        versions = platform.python_version_tuple()[:2], tuple(receipt.python.split(".")[:2])
-        by_reference = (
-            "" if versions[0] == versions[1] else f" (all went by reference, since this is Python {'.'.join(versions[0])})"
+    def _applied(self, ending: Ending) -> tuple[str, ...]:
+        """What held the call: by the supervisor's hand since its start, by its own before the function ran."""
+        if ending.remote_pid is None:
+            return ()
+        options = self.options
+        guard = guard_of(options.chain)
+        return (
+            *((f"timeout={options.timeout:g}",) if options.timeout is not None else ()),
+            *((f"max_output={options.max_output}",) if options.overflow == "kill" else ()),
+            *((guard,) if guard == "pid namespace" else ()),
+            *ending.reply.applied,
         )
-        problem = DeliveryPackingError(
-            f"{self.name} has not run: its box cannot be unpacked by Python {receipt.python} of {receipt.transport}{by_reference}: "
-            f"{type(error).__name__}: {error}",
-            real_exception=error,
-        )
-        problem.__cause__ = error
-        return _failed(receipt, Verdict.REFUSED, problem)
 
 
-def _failed(receipt: Receipt, verdict: Verdict, error: BaseException) -> Receipt:
-    receipt = replace(receipt, verdict=verdict, exception=error)
-    if hasattr(error, "receipt") and error.receipt is None:
-        # Without the exception: a record that holds itself cannot be printed.
-        error.receipt = replace(receipt, exception=None)
-    return receipt
-
-
-def _ended_itself(receipt: Receipt) -> Receipt:
-    tail = "".join(f"\n  {line}" for line in receipt.stderr_text.strip().splitlines()[-15:])
-    said = f"; the last of its stderr:{tail}" if tail else ""
-    if receipt.signal is not None:
-        text = f"{receipt.function} was killed by {signal_name(receipt.signal)} before it returned{said}"
-        return _failed(receipt, Verdict.SIGNALED, CallDied(text, signal=receipt.signal))
-    code = receipt.returncode or 0
-    if code == call.FAILED and not said:
-        said = "; so ends a function that closes all descriptors, its answer's included"
-    text = f"{receipt.function} ended its process with {ending_in_words(code)} instead of returning{said}"
-    return _failed(receipt, Verdict.EXITED, CallExited(text, returncode=code))
+def _usage(account: Account | None, sent: int, received: int) -> Usage:
+    if account is None:
+        return Usage(sent=sent, received=received)
+    return Usage(
+        user=account.user,
+        system=account.system,
+        wall=account.wall,
+        max_rss=account.maxrss,
+        peak=account.peak,
+        tasks=account.tasks,
+        sent=sent,
+        received=received,
+    )
 
 
 def _none_found(failures: list[InterpreterNotFound]) -> InterpreterNotFound:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from .exceptions import DeliveryOptionError
 
 __all__ = ["Limits", "parse_size"]
 
 _LARGEST = 1 << 62
+_LONGEST = 1_000_000_000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -30,30 +32,44 @@ def parse_size(name: str, value: object) -> int:
     raise DeliveryOptionError(f'{name} must be a size: a number of bytes or text such as "64K", "512M", "2G", not {value!r}')
 
 
-def _count(name: str, value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST:
+def _count(name: str, value: object, least: int = 0) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= _LARGEST:
         return value
-    raise DeliveryOptionError(f"{name} must be a whole number from 0 to 2**62, not {value!r}")
+    raise DeliveryOptionError(f"{name} must be a whole number from {least} to 2**62, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Resource limits of one call, set by setrlimit(2) in its process before the function runs.
+    """What one call may use.  Sizes are bytes or text such as ``"512M"`` (units of 1024), times are seconds.
 
-    :param cpu: seconds of processor time; at that point SIGXCPU, one second later SIGKILL
+    Three are held for all processes of the call together, by watching them:
+
+    :param memory: bytes of memory that belongs to the call: anonymous and shared memory, memfds, and what of it is
+        swapped out; pages of files do not count, and neither do files on a tmpfs that nobody has mapped.  Besides, the
+        call's own process gets a MemoryError at the line that asks for too much
+    :param cpu: seconds of processor time, fractions allowed
+    :param processes: number of processes and threads, the first included
+
+    The others are limits of setrlimit(2), each process has them for itself:
+
     :param address_space: bytes of virtual memory, shared libraries included (numpy needs about 256M of it)
     :param data: bytes of private writable memory
     :param stack: bytes of the main thread's stack
     :param file_size: bytes of the largest file it may write
     :param open_files: number of file descriptors
-    :param processes: number of processes and threads of that user, all together; not enforced for root (setrlimit(2))
     :param core: bytes of a core dump
+    :param locked_memory: bytes that may be locked into memory
     :param rlimits: ``{resource.RLIMIT_X: (soft, hard)}`` for the rest
 
-    Sizes are bytes or text such as ``"512M"``.
+    And two settings:
+
+    :param nice: niceness, from -20 (first) to 19 (last); below the present one needs rights
+    :param cpu_affinity: numbers of the processors that it may run on
+    :raises DeliveryOptionError: if a value is nonsense
     """
 
-    cpu: int | None = None
+    cpu: float | None = None
+    memory: int | str | None = None
     address_space: int | str | None = None
     data: int | str | None = None
     stack: int | str | None = None
@@ -61,63 +77,87 @@ class Limits:
     open_files: int | None = None
     processes: int | None = None
     core: int | str | None = None
+    locked_memory: int | str | None = None
+    nice: int | None = None
+    cpu_affinity: Iterable[int] | None = None
     rlimits: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.as_rlimits()
-        object.__setattr__(self, "rlimits", MappingProxyType(dict(self.rlimits)))
+        put = object.__setattr__
+        if self.cpu_affinity is not None:
+            put(self, "cpu_affinity", _processors(self.cpu_affinity))
+        put(self, "rlimits", MappingProxyType(_checked_rlimits(self.rlimits)))
+        self.as_setup()
 
     def __reduce__(self) -> tuple[object, ...]:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return _limits, ({**values, "rlimits": dict(self.rlimits)},)
 
-    def as_rlimits(self) -> dict[str, tuple[int, int]]:
-        """The limits as ``{name of the RLIMIT: (soft, hard)}``, in the units of setrlimit(2).
-
-        :raises DeliveryOptionError: if a value is nonsense
-        """
-        found: dict[str, tuple[int, int]] = {}
-        for name, rlimit in (
-            ("address_space", "AS"),
-            ("data", "DATA"),
-            ("stack", "STACK"),
-            ("file_size", "FSIZE"),
-            ("core", "CORE"),
-        ):
-            value = getattr(self, name)
-            if value is not None:
-                found[rlimit] = (parse_size(f"Limits: {name}", value),) * 2
-        for name, rlimit in (("open_files", "NOFILE"), ("processes", "NPROC")):
-            value = getattr(self, name)
-            if value is not None:
-                found[rlimit] = (_count(f"Limits: {name}", value),) * 2
+    def as_setup(self) -> dict[str, Any]:
+        """The limits as numbers, by name, those that are set; ``rlimits`` by the names of setrlimit(2)."""
+        found: dict[str, Any] = {}
         if self.cpu is not None:
-            seconds = _count("Limits: cpu", self.cpu)
-            # With soft == hard the kernel sends SIGKILL at once, and nobody could tell a CPU limit from any other kill.
-            found["CPU"] = (seconds, seconds + 1)
-        return found | self._named_rlimits()
-
-    def _named_rlimits(self) -> dict[str, tuple[int, int]]:
-        if not self.rlimits:
-            return {}
-        import resource
-
-        names = {
-            number: name[7:] for name, number in vars(resource).items() if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"
-        }
-        found = {}
-        for number, pair in self.rlimits.items():
-            if (
-                number not in names
-                or not isinstance(pair, tuple)
-                or not all(isinstance(value, int) and -1 <= value <= _LARGEST for value in pair)
-                or len(pair) != 2
-            ):
-                raise DeliveryOptionError(
-                    f"Limits: rlimits must be {{resource.RLIMIT_X: (soft, hard)}}, not {{{number!r}: {pair!r}}}"
-                )
-            found[names[number]] = pair
+            found["cpu"] = _seconds("Limits: cpu", self.cpu)
+        for name in ("memory", "address_space", "data", "stack", "file_size", "core", "locked_memory"):
+            value = getattr(self, name)
+            if value is not None:
+                found[name] = parse_size(f"Limits: {name}", value)
+        for name, least in (("open_files", 0), ("processes", 1)):
+            value = getattr(self, name)
+            if value is not None:
+                found[name] = _count(f"Limits: {name}", value, least)
+        if self.nice is not None:
+            found["nice"] = _niceness(self.nice)
+        if self.cpu_affinity is not None:
+            found["cpu_affinity"] = list(self.cpu_affinity)
+        if self.rlimits:
+            names = _rlimit_names()
+            found["rlimits"] = {names[number]: pair for number, pair in self.rlimits.items()}
         return found
+
+
+def _seconds(name: str, value: object) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _LONGEST:
+        return float(value)
+    raise DeliveryOptionError(f"{name} must be a number of seconds above 0, not {value!r}")
+
+
+def _niceness(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and -20 <= value <= 19:
+        return value
+    raise DeliveryOptionError(f"Limits: nice must be a whole number from -20 to 19, not {value!r}")
+
+
+def _processors(value: object) -> tuple[int, ...]:
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        numbers = tuple(value)
+        if numbers and all(
+            isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 16 for number in numbers
+        ):
+            return tuple(sorted(set(numbers)))
+        value = numbers
+    raise DeliveryOptionError(f"Limits: cpu_affinity must be numbers of processors, such as [0, 1], not {value!r}")
+
+
+def _rlimit_names() -> dict[int, str]:
+    import resource
+
+    return {number: name[7:] for name, number in vars(resource).items() if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"}
+
+
+def _checked_rlimits(rlimits: Mapping[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
+    if not isinstance(rlimits, Mapping):
+        raise DeliveryOptionError(f"Limits: rlimits must be {{resource.RLIMIT_X: (soft, hard)}}, not {rlimits!r}")
+    names = _rlimit_names() if rlimits else {}
+    for number, pair in rlimits.items():
+        if (
+            number not in names
+            or not isinstance(pair, tuple)
+            or len(pair) != 2
+            or not all(isinstance(value, int) and -1 <= value <= _LARGEST for value in pair)
+        ):
+            raise DeliveryOptionError(f"Limits: rlimits must be {{resource.RLIMIT_X: (soft, hard)}}, not {{{number!r}: {pair!r}}}")
+    return dict(rlimits)
 
 
 def _limits(values: dict[str, object]) -> Limits:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .exceptions import DeliveryOptionError
 from .limits import Limits, parse_size
-from .transports import Transport, chain_of, default_executables
+from .transports import Transport, chain_of, default_executables, guard_of
 
 __all__ = ["Options", "Output"]
 
@@ -41,7 +41,11 @@ class Options:
         only keeps it in the Receipt, ``"discard"`` drops it, and a callable gets ``("stdout" or "stderr", bytes)``.
         None is ``"live"`` for plain calls and ``submit``, ``"capture"`` for ``run``
     :param max_output: bytes of each stream that the Receipt keeps: the first and the last half
-    :param max_reply: bytes that an answer may have
+    :param overflow: what becomes of a call that writes more than ``max_output`` on one stream: ``"cut"`` drops the middle
+        part from the Receipt, ``"kill"`` ends the call
+    :param max_reply: bytes that an answer may have; a larger one ends the call
+    :param keep_children: leave processes running that the function has started and not waited for, such as a daemon, when
+        the function itself has come to its end; they must write elsewhere than to its stdout and stderr
     :param modules: ``"auto"``, or names of modules (with all below them) that shall travel although they are installed
     :param limits: resource limits
     """
@@ -60,7 +64,9 @@ class Options:
     input: bytes = b""
     output: Output | None = None
     max_output: int | str = "1M"
-    max_reply: int | str = "4G"
+    overflow: str = "cut"
+    max_reply: int | str = "1G"
+    keep_children: bool = False
     modules: str | Iterable[str] = "auto"
     limits: Limits = Limits()
 
@@ -100,9 +106,13 @@ class Options:
             raise DeliveryOptionError(f"limits must be Limits(...), not {self.limits!r}")
         if self.umask is not None and not (isinstance(self.umask, int) and 0 <= self.umask <= 0o777):
             raise DeliveryOptionError(f"umask must be a number from 0 to 0o777, not {self.umask!r}")
-        for name in ("asynchronous", "discard_excess"):
+        if self.overflow not in ("cut", "kill"):
+            raise DeliveryOptionError(f'overflow must be "cut" or "kill", not {self.overflow!r}')
+        for name in ("asynchronous", "discard_excess", "keep_children"):
             if not isinstance(getattr(self, name), bool):
                 raise DeliveryOptionError(f"{name} must be true or false, not {getattr(self, name)!r}")
+        if self.keep_children and guard_of(self.chain) == "pid namespace":
+            raise DeliveryOptionError("keep_children: a pid namespace ends with the call, and all its processes with it")
 
     @classmethod
     def of(cls, options: Mapping[str, Any], base: Options | None = None) -> Options:

@@ -10,6 +10,8 @@ from typing import Any
 
 __all__ = ["Capture", "Sink"]
 
+_LAST_WORDS = 1 << 14
+
 
 class Capture:
     """Keeps the first and the last half of a stream, at most *limit* bytes together."""
@@ -44,10 +46,14 @@ class Capture:
 
 
 class Sink:
-    """Takes what arrives of one call's stdout and stderr."""
+    """Takes what arrives of one call's stdout and stderr.
+
+    :ivar last_words: the last of stderr, in every mode: there stands why a process died
+    """
 
     def __init__(self, mode: str | Callable[[str, bytes], object], limit: int) -> None:
         self._captures = {name: Capture(0 if mode == "discard" else limit) for name in ("stdout", "stderr")}
+        self.last_words = bytearray()
         self._hand_over: Callable[[str, bytes], object] | None = None
         self._live = Live() if mode == "live" else None
         if self._live is not None:
@@ -57,6 +63,9 @@ class Sink:
 
     def write(self, stream: str, data: bytes) -> None:
         self._captures[stream].add(data)
+        if stream == "stderr":
+            self.last_words += data[-_LAST_WORDS:]
+            del self.last_words[:-_LAST_WORDS]
         if self._hand_over is not None:
             self._hand_over(stream, data)
 

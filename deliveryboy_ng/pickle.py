@@ -43,6 +43,8 @@ def unpickle(data: bytes | str, discard_excess: bool = True) -> tuple[Any, str, 
     raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else bytes(data)
     start = raw.find(PICKLE_START_MARKER)
     end = raw.find(PICKLE_END_MARKER, start + len(PICKLE_START_MARKER)) if start >= 0 else -1
+    # What stood before may have ended with the first half of a marker.
+    start = raw.rfind(PICKLE_START_MARKER, 0, max(end, 0))
     if end < 0:
         raise DeliveryPickleError(f"no complete box in these {len(raw)} bytes: {raw[:200]!r}")
     try:

@@ -20,8 +20,14 @@ class Verdict(StrEnum):
     EXITED = "EXITED"
     SIGNALED = "SIGNALED"
     TIMEOUT = "TIMEOUT"
-    CANCELLED = "CANCELLED"
+    CPU_LIMIT = "CPU_LIMIT"
+    MEMORY_LIMIT = "MEMORY_LIMIT"
+    FILE_SIZE_LIMIT = "FILE_SIZE_LIMIT"
+    PROCESS_LIMIT = "PROCESS_LIMIT"
+    OPEN_FILES_LIMIT = "OPEN_FILES_LIMIT"
+    OUTPUT_LIMIT = "OUTPUT_LIMIT"
     REPLY_LIMIT = "REPLY_LIMIT"
+    CANCELLED = "CANCELLED"
     REFUSED = "REFUSED"
     LOST = "LOST"
 
@@ -30,11 +36,14 @@ class Verdict(StrEnum):
 class Usage:
     """What a call used.
 
-    :ivar user: seconds of processor time in the call's process and the children it waited for
+    :ivar user: seconds of processor time, in all processes of the call
     :ivar system: the same, spent in the kernel
-    :ivar wall: seconds from the start of the process to its end
-    :ivar max_rss: largest resident memory of one process, in bytes (getrusage(2)); of a short call it is the
-        interpreter's own
+    :ivar wall: seconds from the start of the call's process to its end
+    :ivar max_rss: largest resident memory of one process, in bytes (getrusage(2)), less what it shared with the
+        supervisor when it began
+    :ivar peak: most memory of all processes together that was seen at a time, in bytes; it is looked at now and then, so
+        a short call may have had more
+    :ivar tasks: most processes and threads that were seen at a time
     :ivar sent: bytes of the packed box
     :ivar received: bytes of the packed reply
     """
@@ -43,6 +52,8 @@ class Usage:
     system: float = 0.0
     wall: float = 0.0
     max_rss: int = 0
+    peak: int = 0
+    tasks: int = 0
     sent: int = 0
     received: int = 0
 
@@ -53,6 +64,7 @@ class Receipt:
 
     :ivar function: the function's qualified name
     :ivar verdict: how it ended
+    :ivar limit: the name of the limit that ended it, if one did: of an option, or of :class:`~deliveryboy_ng.Limits`
     :ivar value: what it returned
     :ivar exception: what a plain call would have raised
     :ivar returncode: the call process's exit code, or minus the signal that killed it; None if that is unknown
@@ -61,6 +73,7 @@ class Receipt:
     :ivar stderr: the same for stderr
     :ivar truncated: names of streams of which a middle part was dropped
     :ivar usage: what it used
+    :ivar applied: what was enforced, limits and settings, before the function ran
     :ivar pid: PID of the transport, or of the interpreter where there is none
     :ivar remote_pid: PID of the call's process, as the far side counts
     :ivar host: the far side's host name
@@ -77,6 +90,7 @@ class Receipt:
 
     function: str
     verdict: Verdict
+    limit: str | None = None
     value: Any = None
     exception: BaseException | None = None
     returncode: int | None = None
@@ -85,6 +99,7 @@ class Receipt:
     stderr: bytes = b""
     truncated: tuple[str, ...] = ()
     usage: Usage = Usage()
+    applied: tuple[str, ...] = ()
     pid: int | None = None
     remote_pid: int | None = None
     host: str = ""
@@ -131,11 +146,41 @@ class Receipt:
             "stderr": self.stderr_text,
             "noise": self.noise.decode("utf-8", "backslashreplace"),
             "truncated": list(self.truncated),
+            "applied": list(self.applied),
             "args": list(self.args),
             "usage": dataclasses.asdict(self.usage),
             "started": self.started.isoformat(),
         }
         return found
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        import html
+
+        usage = self.usage
+        rows = {
+            "verdict": self.verdict.value + (f" ({self.limit})" if self.limit else ""),
+            "value": repr(self.value)[:500] if self.ok else "",
+            "exception": f"{type(self.exception).__name__}: {self.exception}"[:1000] if self.exception is not None else "",
+            "exit": "" if self.returncode in (0, None) else ending_in_words(self.returncode),
+            "stdout": self.stdout_text[-500:],
+            "stderr": self.stderr_text[-500:],
+            "used": f"{usage.user + usage.system:.3f} s of processor, {usage.wall:.3f} s, {in_mebibytes(usage.peak)} of memory",
+            "where": f"{self.transport}, Python {self.python}, {self.host} process {self.remote_pid}",
+            "applied": ", ".join(self.applied),
+        }
+        cells = "".join(
+            f'<tr><th style="text-align:left;vertical-align:top">{name}</th>'
+            f'<td style="text-align:left"><pre style="margin:0">{html.escape(text)}</pre></td></tr>'
+            for name, text in rows.items()
+            if text
+        )
+        return f"<table><caption>{html.escape(self.function)}</caption>{cells}</table>"
+
+
+def in_mebibytes(size: float) -> str:
+    """Bytes as people read them."""
+    return f"{size / (1 << 20):.1f} MiB"
 
 
 def signal_name(number: int) -> str:

@@ -14,13 +14,17 @@ from typing import Any
 from .exceptions import DeliveryPickleError, RemoteError
 from .worker import rebuild
 
-__all__ = ["rebuild_exception", "rebuild_value"]
+__all__ = ["Origin", "rebuild_exception", "rebuild_value"]
+
+Buffer = bytes | memoryview
+_LONGEST_SOURCE = 100_000
+"""Lines up to which a file that only the far side has is shown with its source."""
 
 
 class _Unpickler(pickle.Unpickler):
     """Puts the caller's own functions and classes where the reply names them by number."""
 
-    def __init__(self, data: bytes, own: Mapping[str, Any]) -> None:
+    def __init__(self, data: Buffer, own: Mapping[str, Any]) -> None:
         super().__init__(io.BytesIO(data))
         self._own = own
 
@@ -30,7 +34,7 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def rebuild_value(data: bytes, own: Mapping[str, Any]) -> Any:
+def rebuild_value(data: Buffer, own: Mapping[str, Any]) -> Any:
     """The value that a reply holds.
 
     :raises DeliveryPickleError: if it cannot be rebuilt here
@@ -51,8 +55,10 @@ class Origin:
     elsewhere: bool
 
 
-def rebuild_exception(data: bytes, own: Mapping[str, Any], origin: Origin) -> BaseException:
-    """The exception that a reply holds, chained as it was; RemoteError for what cannot be rebuilt.
+def rebuild_exception(data: Buffer, own: Mapping[str, Any], origin: Origin) -> tuple[BaseException, str]:
+    """The exception that a reply holds, chained as it was, or RemoteError for what cannot be rebuilt.
+
+    With it the name of the limit that it comes from, as the far side sees it.
 
     :raises DeliveryPickleError: if the reply makes no sense
     """
@@ -61,7 +67,7 @@ def rebuild_exception(data: bytes, own: Mapping[str, Any], origin: Origin) -> Ba
         errors = [_rebuild(record, own, origin) for record in records]
         for place, error in enumerate(errors):
             _link(error, place, records, errors)
-        return errors[0]
+        return errors[0], str(records[0]["limit"])
     except Exception as error:
         raise DeliveryPickleError(
             f"the function raised, but its exception cannot be read: {type(error).__name__}: {error}", real_exception=error
@@ -122,7 +128,8 @@ def _shown(frame: tuple[str, int, str, str], origin: Origin) -> tuple[str, int, 
     name = f"<{origin.name}: {file}>"
     known = linecache.cache.get(name)
     lines: list[str] = list(known[2]) if known is not None and len(known) == 4 else []
-    lines += ["\n"] * (line - len(lines))
+    if line <= _LONGEST_SOURCE:
+        lines += ["\n"] * (line - len(lines))
     if text and 0 < line <= len(lines):
         lines[line - 1] = text + "\n"
     # Without a modification time linecache never asks the disk for it.

@@ -11,7 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from . import hops
@@ -20,12 +20,16 @@ from .hops import Failure
 from .transports import Transport, lane_of, wrap
 from .wire import LINGER, TAIL, Wire
 from .worker import frames
+from .worker.call import STATUS_SIZE
 from .workertext import command_line, worker_lines
 
 __all__ = ["Ending", "Greeting", "Parcel", "Session"]
 
 # The far side keeps the time; this side only steps in when nothing is heard of it for so long after it should have.
 _STALLED = 5.0
+# Bytes that count as progress in that time, and of output that may still be on its way.
+_PROGRESS = 1 << 12
+_MOST_LATE_OUTPUT = 1 << 23
 _OLDEST = 0x03080000
 
 
@@ -52,20 +56,122 @@ class Parcel:
     input: bytes | bytearray | memoryview
 
 
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """The supervisor's word on a call that has ended.
+
+    :ivar status: as wait(2) gives it
+    :ivar ending: why the supervisor ended the call: ``timeout``, ``cancelled``, ``output``, or the limit it watched;
+        ``none`` if it did not
+    :ivar observed: what was seen of that limit when it was exceeded
+    """
+
+    status: int
+    ending: str
+    user: float = 0.0
+    system: float = 0.0
+    wall: float = 0.0
+    maxrss: int = 0
+    peak: int = 0
+    tasks: int = 0
+    observed: float = 0.0
+    interrupts: int = 0
+    clean: int = 0
+
+    @classmethod
+    def of(cls, text: bytes) -> Account:
+        """:raises FrameError: if it makes no sense"""
+        try:
+            words = dict(item.split("=", 1) for item in text.decode("ascii").split())
+            numbers: dict[str, Any] = {
+                name: (int if isinstance(field.default, int) or name == "status" else float)(words[name])
+                for name, field in cls.__dataclass_fields__.items()
+                if name in words and name != "ending"
+            }
+            if not all(0 <= number < 1 << 64 for number in numbers.values()):
+                raise ValueError("out of bounds")
+            if not (os.WIFEXITED(numbers["status"]) or os.WIFSIGNALED(numbers["status"])):
+                raise ValueError("a process does not end like that")
+            return cls(ending=words["ending"], **numbers)
+        except (ValueError, KeyError, TypeError) as error:
+            raise frames.FrameError(f"no account of a call: {text[:200]!r}: {error}") from None
+
+
+class Reply:
+    """What the call process said: what was enforced before the function ran, and how that ended.
+
+    It holds no more than *most* bytes, whatever comes.
+
+    :ivar applied: the lines of its first record, if there was one
+    :ivar status: the last record's status byte, once the record is complete
+    :ivar overlong: whether more came, or was announced, than may come
+    :ivar size: bytes that came
+    """
+
+    def __init__(self, most: int) -> None:
+        self.applied: tuple[str, ...] = ()
+        self.overlong = False
+        self.size = 0
+        self._most = most
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        self.size += len(data)
+        if self.overlong:
+            return
+        self._data += data
+        self._take_preface()
+        if max(len(self._data), self._announced() or 0) > self._most + STATUS_SIZE:
+            self.overlong = True
+            self._data.clear()
+
+    def _take_preface(self) -> None:
+        if self._data[:1] == b"A" and (size := self._announced()) is not None and STATUS_SIZE + size <= len(self._data):
+            self.applied = tuple(self._data[STATUS_SIZE : STATUS_SIZE + size].decode("utf-8", "replace").splitlines()[:100])
+            del self._data[: STATUS_SIZE + size]
+
+    def _announced(self) -> int | None:
+        return int.from_bytes(self._data[1:STATUS_SIZE], "big") if len(self._data) >= STATUS_SIZE else None
+
+    @property
+    def status(self) -> bytes:
+        return bytes(self._data[:1]) if self._announced() == len(self._data) - STATUS_SIZE else b""
+
+    @property
+    def payload(self) -> memoryview:
+        return memoryview(self._data)[STATUS_SIZE:]
+
+
 @dataclass
 class Ending:
     """What came back of one call."""
 
+    reply: Reply
     remote_pid: int | None = None
     host: str = ""
-    reply: bytearray = field(default_factory=bytearray)
-    verdict: dict[str, str] | None = None
+    account: Account | None = None
     refused: str = ""
     interrupts: int = 0
     cancelled: bool = False
-    overlong: bool = False
     lost: ConnectionLost | None = None
     patience: float = math.inf
+    _heard: int = 0
+    _late_output: int = 0
+
+    def give_up_after(self, seconds: float) -> None:
+        """The far side should have been heard of by then."""
+        self.patience = min(self.patience, time.monotonic() + seconds)
+
+    def hear(self, kind: int, size: int) -> None:
+        """Wait longer for what is overdue while it is on its way; but not for a far side that only says it is."""
+        until = time.monotonic() + _STALLED
+        if until <= self.patience:
+            return
+        if kind != frames.REPLY:
+            self._late_output += size
+        self._heard += size
+        if self._heard >= _PROGRESS and self._late_output <= _MOST_LATE_OUTPUT:
+            self.patience, self._heard = until, 0
 
 
 class Session:
@@ -154,9 +260,10 @@ class Session:
         try:
             _, protocol, version, magic, terminal = hello.decode().split()
             greeting = Greeting(int(version, 16), bytes.fromhex(magic[1:]), terminal == "1")
+            spoken = int(protocol)
         except ValueError:
             raise HandshakeError(f"the far side's greeting makes no sense: {hello[:200]!r}", argv=self.argv) from None
-        if greeting.hexversion < _OLDEST or int(protocol) != frames.PROTOCOL:
+        if greeting.hexversion < _OLDEST or spoken != frames.PROTOCOL:
             raise InterpreterTooOld(
                 f"{self.executable} on the far side is Python {greeting.python}; 3.8 or later is needed, "
                 f"name another with executable=\n{hops.evidence(self.argv, self._wire.returncode, self.stderr)}",
@@ -180,19 +287,22 @@ class Session:
         :param most: bytes that the reply may have; a larger one ends the call
         :param started: is told as soon as the call's process runs; if it returns true, the rest is not waited for
         """
-        ending = Ending()
+        ending = Ending(Reply(most))
         self._wire.send(self._lines_of(parcel))
         while True:
             for kind, _, _, payload in self._take():
-                self._note(ending, kind, payload, output, most)
-                if ending.patience != math.inf:
-                    ending.patience = max(ending.patience, time.monotonic() + _STALLED)
+                try:
+                    self._note(ending, kind, payload, output)
+                except frames.FrameError as error:
+                    self._note_damage(error)
+                    break
+                ending.hear(kind, len(payload))
                 if kind == frames.STARTED:
                     if started(ending):
                         return ending
                     if parcel.setup["timeout"] is not None:
-                        self._give_up_after(ending, parcel.setup["timeout"] + parcel.setup["grace"] + _STALLED)
-            if ending.verdict is not None or ending.refused:
+                        ending.give_up_after(parcel.setup["timeout"] + parcel.setup["grace"] + _STALLED)
+            if ending.account is not None or ending.refused:
                 break
             self._pass_on_requests(ending)
             if self._has_ended() or (time.monotonic() >= ending.patience and not self._wire.pump(0)):
@@ -211,23 +321,21 @@ class Session:
             yield from self._encoder.pieces(frames.INPUT, 1, parcel.input)
         yield from self._encoder.pieces(frames.START, 1)
 
-    def _note(self, ending: Ending, kind: int, payload: bytes, output: Callable[[str, bytes], object], most: int) -> None:
+    def _note(self, ending: Ending, kind: int, payload: bytes, output: Callable[[str, bytes], object]) -> None:
+        """:raises FrameError: if a frame makes no sense"""
         if kind == frames.STDOUT:
             output("stdout", payload)
         elif kind == frames.STDERR:
             output("stderr", payload)
         elif kind == frames.REPLY:
-            if not ending.overlong:
-                ending.reply += payload
-                if len(ending.reply) > most:
-                    ending.overlong = True
-                    ending.reply.clear()
-                    self._kill(ending)
+            within = not ending.reply.overlong
+            ending.reply.feed(payload)
+            if within and ending.reply.overlong:
+                self._kill(ending)
         elif kind == frames.STARTED:
-            pid, _, host = payload.decode("ascii", "replace").partition(" ")
-            ending.remote_pid, ending.host = int(pid), host
+            ending.remote_pid, ending.host = _started(payload)
         elif kind == frames.VERDICT:
-            ending.verdict = dict(item.partition("=")[::2] for item in payload.decode("ascii", "replace").split())
+            ending.account = Account.of(payload)
         elif kind == frames.REFUSED:
             ending.refused = payload.decode("utf-8", "replace")
 
@@ -243,11 +351,7 @@ class Session:
 
     def _kill(self, ending: Ending) -> None:
         self._wire.send(self._encoder.pieces(frames.SIGNAL, 1, b"kill"))
-        self._give_up_after(ending, _STALLED)
-
-    @staticmethod
-    def _give_up_after(ending: Ending, seconds: float) -> None:
-        ending.patience = min(ending.patience, time.monotonic() + seconds)
+        ending.give_up_after(_STALLED)
 
     def _connection_lost(self) -> ConnectionLost:
         self._wire.drain_stderr()
@@ -273,7 +377,10 @@ class Session:
                     else:
                         yield event
         except frames.FrameError as error:
-            self._damage = f"\ndeliveryboy: {error}\n"
+            self._note_damage(error)
+
+    def _note_damage(self, error: frames.FrameError) -> None:
+        self._damage = f"\ndeliveryboy: {error}\n"
 
     def _has_ended(self) -> bool:
         if self._wire.ended:
@@ -296,6 +403,13 @@ class Session:
     def close(self) -> None:
         """Hang up and see the transport end; the far side's supervisor then kills what is left there."""
         self._wire.close()
+
+
+def _started(payload: bytes) -> tuple[int, str]:
+    pid, _, host = payload.decode("ascii", "replace").partition(" ")
+    if not pid.isdecimal() or len(pid) > 10:
+        raise frames.FrameError(f"no start of a call: {payload[:200]!r}")
+    return int(pid), host[:255]
 
 
 def describe(chain: Sequence[Transport]) -> str:

@@ -37,6 +37,12 @@ class Transport:
     elsewhere = False
     """Whether the far side is another host, where the caller's paths mean nothing."""
 
+    confines = False
+    """Whether what runs behind it has fewer rights than who started it, by its own kind."""
+
+    own_pids = False
+    """Whether it makes a pid namespace that ends with what runs in it."""
+
     lane = "binary"
     """What the hop's pipes can be trusted with: ``binary``, ``wide`` or ``narrow`` frames (see worker/frames.py)."""
 
@@ -97,6 +103,10 @@ class Sudo(Transport):
     @property
     def name(self) -> str:
         return f"sudo -u {self.user}"
+
+    @property
+    def confines(self) -> bool:  # type: ignore[override]
+        return self.user not in ("root", "#0")
 
 
 @dataclass(frozen=True)
@@ -174,6 +184,8 @@ class Unshare(Transport):
     cgroup: bool = False
     options: tuple[str, ...] = ()
 
+    confines = True
+
     def __post_init__(self) -> None:
         for flag in ("user", "pid", "mount", "net", "ipc", "uts", "cgroup"):
             if not isinstance(getattr(self, flag), bool):
@@ -195,6 +207,10 @@ class Unshare(Transport):
         if self.pid:
             command += ["--pid", "--fork", "--kill-child", "--mount-proc"]
         return [*command, *self.options, "--", *argv]
+
+    @property
+    def own_pids(self) -> bool:  # type: ignore[override]
+        return self.pid
 
     @property
     def name(self) -> str:
@@ -223,6 +239,8 @@ class Bubblewrap(Transport):
     hide: tuple[str, ...] = ()
     network: bool = False
     options: tuple[str, ...] = ()
+
+    confines = own_pids = True
 
     def __post_init__(self) -> None:
         for name in ("write", "hide", "options"):
@@ -331,6 +349,19 @@ def wrap(chain: Iterable[Transport], argv: Sequence[str]) -> list[str]:
 def is_elsewhere(chain: Iterable[Transport]) -> bool:
     """Whether the far end is another host or file system."""
     return any(hop.elsewhere for hop in chain)
+
+
+def guard_of(chain: Sequence[Transport]) -> str:
+    """What keeps a call from killing its supervisor and leaving its processes behind.
+
+    ``""`` where it has its starter's rights, ``"pid namespace"`` where its processes end with its supervisor anyhow, and
+    ``"signals"`` where its signals must be kept from it.
+    """
+    last_host = max((place for place, hop in enumerate(chain) if hop.elsewhere), default=-1)
+    hops = chain[last_host + 1 :]
+    if any(hop.own_pids for hop in hops):
+        return "pid namespace"
+    return "signals" if any(hop.confines for hop in hops) else ""
 
 
 def lane_of(chain: Iterable[Transport]) -> str:

@@ -15,7 +15,21 @@ from .worker import frames
 __all__ = ["command_line", "worker_lines"]
 
 _PACKAGE = f"{__package__}.worker"
-MODULES = ("boot", "frames", "system", "limits", "standin", "resources", "shipped", "failure", "rebuild", "call", "supervisor")
+MODULES = (
+    "boot",
+    "frames",
+    "system",
+    "limits",
+    "confine",
+    "watch",
+    "standin",
+    "resources",
+    "shipped",
+    "failure",
+    "rebuild",
+    "call",
+    "supervisor",
+)
 _LINE = 960
 
 

@@ -23,6 +23,9 @@ import pytest
 
 from deliveryboy_ng import Bubblewrap, Local, Ssh, Sudo, Unshare
 
+# A shell starts what it puts into the background with SIGINT ignored, and programs inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 MUST_RUN = os.environ.get("DELIVERYBOY_TESTS_SKIP_NOTHING") == "1"
 
 

@@ -521,8 +521,10 @@ def test_limits_are_set_in_the_call_process(chain: Any) -> None:
             resource.getrlimit(r) for r in (resource.RLIMIT_CPU, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE, resource.RLIMIT_AS)
         ]
 
-    limits = Limits(cpu=7, open_files=66, core=0, address_space="512M")
-    assert deliver(transport=chain, limits=limits)(look)() == [(7, 8), (66, 66), (0, 0), (512 << 20, 512 << 20)]
+    limits = Limits(cpu=6.5, open_files=66, core=0, address_space="512M")
+    receipt = deliver(transport=chain, limits=limits)(look).run()
+    assert receipt.value == [(7, 8), (66, 66), (0, 0), (512 << 20, 528 << 20)]
+    assert set(receipt.applied) >= {"cpu=6.5", "open_files=66", "core=0", f"address_space={512 << 20}"}
 
 
 def test_limit_that_cannot_be_raised_is_refused_before_the_function_runs(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deliveryboy_ng import DeliveryPackingError, DeliveryPickleError, core
@@ -26,6 +26,8 @@ values = st.recursive(
 
 
 @given(values, st.binary(max_size=50), st.binary(max_size=50))
+@example(None, b"=====BEGINPICKLE", b"")
+@example(None, b"=====BEGINPICKLE=====", b"=====ENDPICKLE=====")
 def test_pickle_and_unpickle_round_trip(value: Any, prefix: bytes, suffix: bytes) -> None:
     text = pickle(value).encode()
     assert unpickle(prefix + text + suffix)[0] == value

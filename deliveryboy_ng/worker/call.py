@@ -2,8 +2,9 @@
 
 Contract: far side, standard library only, Python 3.8+.  ``main(...)`` is entered in the process that the supervisor has
 just forked and never returns.  Descriptor 0 is the call's own input, 1 and 2 are pipes that the supervisor relays, 3 is
-the reply: one status byte, the payload's size in 8 bytes, the payload.
+the reply: records of one status byte, the payload's size in 8 bytes, the payload.
 
+    A text    what is enforced from here on, line by line; not the last record
     R pickle      the function returned            X pickle   it raised: records as failure.py makes them
     U text        it returned what cannot travel   L pickle   box could not be unpacked: records
     E text        the call cannot be prepared as asked; the function has not run
@@ -84,7 +85,7 @@ def _input_file(data: bytes) -> int:
     if not data:
         return posix.open("/dev/null", posix.O_RDONLY)
     if hasattr(posix, "memfd_create"):
-        fd = posix.memfd_create("input")
+        fd = posix.memfd_create("deliveryboy input")
     else:
         import tempfile
 
@@ -131,18 +132,23 @@ def _run(setup: "dict[str, Any]", modules: bytes, body: bytes, pipes: Pipes, par
     _become_ordinary(parent)
     if setup["magic"] and setup["magic"] != _magic():
         return _reply(b"V", ("the box is for Python %s" % setup["python"]).encode())
+    memory = _private_memory() if "memory" in setup["limits"] else 0
+    applied: "list[str]" = []
     try:
         _prepare(setup)
-    except Refusal as error:
-        return _reply(b"E", str(error).encode("utf-8", "replace"))
-    try:
+        if setup["guarded"]:
+            # Nothing of the caller's is unpacked or imported before this.
+            applied += _guard() + _limit(setup["limits"], memory)
         function, args, kwargs = _unpack(marshal.loads(modules), body)
-        if setup["rlimits"]:
-            _limit(setup["rlimits"])
+        if not setup["guarded"]:
+            # The import of what was shipped is not the function's doing; a small limit shall not break it.
+            applied += _limit(setup["limits"], memory)
     except Refusal as error:
         return _reply(b"E", str(error).encode("utf-8", "replace"))
     except BaseException as error:
         return _reply(b"L", _pack_failure(error))
+    if applied:
+        _send(b"A", "\n".join(applied).encode())
     try:
         value = _call(function, args, kwargs)
         # From here on an interrupt comes too late; it is kept, and told by the exit code.
@@ -156,6 +162,8 @@ def _run(setup: "dict[str, Any]", modules: bytes, body: bytes, pipes: Pipes, par
         return _reply(b"X", reply, _leave)
     try:
         reply = _dumps(value)
+    except MemoryError as error:
+        return _reply(b"X", _pack_failure(error), _leave)
     except BaseException as error:
         return _reply(b"U", ("%s: %s" % (type(error).__name__, _text_of(error))).encode("utf-8", "replace"), _leave)
     return _reply(b"R", reply, _leave)
@@ -190,6 +198,10 @@ def _magic() -> bytes:
 def _prepare(setup: "dict[str, Any]") -> None:
     posix.umask(setup["umask"])
     _set_environment(setup["env"])
+    if setup["limits"]:
+        from . import limits
+
+        _set_environment(limits.lower_thread_counts(setup["limits"]))
     if setup["locale"]:
         import _locale
 
@@ -287,9 +299,12 @@ def _dumps(value: object) -> bytes:
 
 
 def _pack_failure(error: BaseException) -> bytes:
-    from . import failure
+    from . import failure, limits
 
-    return failure.pack(error, _dumps)
+    limit = limits.cause(error)
+    failure.let_go(error)
+    limits.make_room()
+    return failure.pack(error, _dumps, limit)
 
 
 def _text_of(error: BaseException) -> str:
@@ -298,13 +313,36 @@ def _text_of(error: BaseException) -> str:
     return failure.text_of(error)
 
 
-def _limit(rlimits: "Any") -> None:
+def _private_memory() -> int:
+    try:
+        resident, shared, _ = system.memory_of_this_process()
+    except OSError:
+        return 0
+    return resident - shared
+
+
+def _limit(asked: "dict[str, Any]", memory_before: int) -> "list[str]":
+    if not asked:
+        return []
     from . import limits
 
     try:
-        limits.apply(rlimits)
+        return limits.apply(asked, memory_before)
     except limits.CannotEnforce as error:
         raise Refusal(str(error)) from None
+
+
+def _guard() -> "list[str]":
+    from . import confine
+
+    try:
+        confine.keep_signals_inside()
+    except confine.Unavailable as error:
+        raise Refusal(
+            "a call with fewer rights than its caller must not be able to kill its supervisor: %s; put Unshare(pid=True) behind "
+            "the transport, which does it by a pid namespace" % error
+        ) from None
+    return ["signals stay inside"]
 
 
 def _exit_code(error: SystemExit) -> int:
@@ -340,8 +378,11 @@ def _reply(status: bytes, payload: bytes, first: "Any" = None) -> int:
     if _replier[1] != _identity():
         posix.write(2, b"deliveryboy: the function closed descriptor 3, over which its answer goes\n")
         return FAILED
-    view = memoryview(status + len(payload).to_bytes(8, "big"))
-    for part in (view, memoryview(payload)):
+    _send(status, payload)
+    return INTERRUPTED_TOO_LATE if _signal.SIGINT in _signal.sigpending() else 0
+
+
+def _send(status: bytes, payload: bytes) -> None:
+    for part in (memoryview(status + len(payload).to_bytes(8, "big")), memoryview(payload)):
         while part:
             part = part[posix.write(REPLY_FD, part) :]
-    return INTERRUPTED_TOO_LATE if _signal.SIGINT in _signal.sigpending() else 0

@@ -22,12 +22,11 @@ def text_of(error: BaseException) -> str:
         return "<%s.__str__ raised %s>" % (type(error).__name__, type(second).__name__)
 
 
-def pack(error: BaseException, dumps: "Any") -> bytes:
-    """Records of *error*, its causes, contexts and group members."""
-    _let_go(error)
+def pack(error: BaseException, dumps: "Any", limit: str) -> bytes:
+    """Records of *error*, its causes, contexts and group members; *limit* is the name of the limit it comes from, if any."""
     found = [error]
     places = {id(error): 0}
-    records = []
+    records: "list[dict[str, Any]]" = []
 
     def place(other: object) -> "int | None":
         if not isinstance(other, BaseException) or len(found) >= MOST_RECORDS:
@@ -51,12 +50,13 @@ def pack(error: BaseException, dumps: "Any") -> bytes:
                 "suppress": bool(each.__suppress_context__),
                 "members": [place(member) for member in _members(each)],
                 "pickle": _pickled(each, dumps),
+                "limit": "" if records else limit,
             }
         )
     return dumps(records)  # type: ignore[no-any-return]
 
 
-def _let_go(error: BaseException) -> None:
+def let_go(error: BaseException) -> None:
     """Drop the local variables of the frames that failed: after a MemoryError they are what fills the memory."""
     seen = set()
     following: "list[BaseException | None]" = [error]

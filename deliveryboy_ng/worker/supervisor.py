@@ -24,6 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from . import watch
+
 READ = 1 << 16
 # Above this many bytes waiting for a slow near side, the calls' pipes are left to fill: back-pressure instead of memory.
 BACKLOG = 1 << 20
@@ -41,15 +43,27 @@ class Call:
         self.pid = 0
         self.pipes: "dict[int, str]" = {}
         self.interrupts = 0
-        self.answered = False
+        # Bytes of each stream so far, and of the reply's preface, which comes before the function runs.
+        self.seen = {"stdout": 0, "stderr": 0, "reply": 0}
+        self.preface = 0
+        self.late = False
         self.started = 0.0
         self.deadline: "float | None" = None
+        self.watch: "watch.Watch | None" = None
+        # Why the supervisor ended it, if it did: "timeout", "cancelled", "output", or the name of a watched limit.
         self.ending = ""
         self.status: "int | None" = None
-        self.usage: "tuple[float, float, int] | None" = None
+        self.wall = 0.0
+        self.user = self.system = 0.0
+        self.max_rss = 0
 
     def part(self, kind: int) -> bytes:
         return b"".join(self.parts.pop(kind, []))
+
+    @property
+    def answered(self) -> bool:
+        """Whether the function is over and its reply on the way."""
+        return self.seen["reply"] > self.preface
 
 
 class Supervisor:
@@ -192,7 +206,8 @@ class Supervisor:
 
     def _start(self, call: Call) -> None:
         try:
-            pipes = call_process.Pipes(call.part(frames.INPUT), bool(call.setup["detached"]))
+            stdin = call.part(frames.INPUT)
+            pipes = call_process.Pipes(stdin, bool(call.setup["detached"]))
             body, modules = call.part(frames.BODY), call.part(frames.MODULES)
             parent = posix.getpid()
             # Until the call process has let go of this one's handlers, a signal for it would be taken for one for us.
@@ -215,9 +230,13 @@ class Supervisor:
         timeout = call.setup["timeout"]
         if timeout is not None:
             call.deadline = call.started + float(timeout)
-        # What wait4() needs for its answer, while the call process is busy anyway.
+        # What is imported from here on is imported while the call process is busy anyway; wait4() needs resource.
         import resource  # noqa: F401
 
+        if call.setup["limits"] or not call.setup["detached"]:
+            from . import watch
+
+            call.watch = watch.Watch(call.setup["limits"], len(stdin))
         call.pipes = pipes.near_ends()
         for fd in call.pipes:
             posix.set_blocking(fd, False)
@@ -251,12 +270,21 @@ class Supervisor:
                 return
 
     def _pass_on(self, call: Call, stream: str, data: bytes) -> None:
-        call.answered = call.answered or stream == "reply"
+        if stream == "reply" and not call.seen["reply"] and data[:1] == b"A":
+            call.preface = call_process.STATUS_SIZE + int.from_bytes(data[1 : call_process.STATUS_SIZE], "big")
+        call.seen[stream] += len(data)
         self.send(_STREAMS[stream], call.number, data)
+        if self._overflows(call):
+            self._end_call(call, "output")
         if self.waiting > BACKLOG:
             self._flush()
         if self.waiting > BACKLOG:
             self._pause(True)
+
+    @staticmethod
+    def _overflows(call: Call) -> bool:
+        most = call.setup["most_output"]
+        return most is not None and max(call.seen["stdout"], call.seen["stderr"]) > most
 
     def _pause(self, paused: bool) -> None:
         for call in self.calls.values():
@@ -287,8 +315,7 @@ class Supervisor:
                 if not self._has_answered(call) and self._interrupt(call):
                     call.interrupts += 1
             elif what == b"kill":
-                call.ending = call.ending or "cancelled"
-                self._kill(call)
+                self._end_call(call, "cancelled")
 
     def _has_answered(self, call: Call) -> bool:
         """Whether the function is over already: then no interrupt can reach it any more."""
@@ -300,6 +327,10 @@ class Supervisor:
 
     def _interrupt(self, call: Call) -> bool:
         return system.kill_quietly(-call.pid, _signal.SIGINT) or system.kill_quietly(call.pid, _signal.SIGINT)
+
+    def _end_call(self, call: Call, reason: str) -> None:
+        call.ending = call.ending or reason
+        self._kill(call)
 
     def _kill(self, call: Call) -> None:
         system.kill_quietly(call.pid, system.SIGKILL)
@@ -314,26 +345,42 @@ class Supervisor:
             self.stop = True
             return
         system.reap(self._reaped)
-        for call in list(self.calls.values()):
-            if call.status is not None:
-                self._finish(call)
+        while True:
+            # Finishing one may reap another.
+            ended = [call for call in self.calls.values() if call.status is not None]
+            if not ended:
+                return
+            self._finish(ended[0])
 
     def _reaped(self, pid: int, status: int, usage: "Any") -> None:
+        """Charge a process that has ended, the call's own or an orphan of it, to its call."""
+        owner = None
         for call in self.calls.values():
             if call.pid == pid:
-                call.status = status
-                call.usage = (usage.ru_utime, usage.ru_stime, usage.ru_maxrss)
+                call.status, call.wall = status, time.monotonic() - call.started
+                owner = call
+                break
+            owner = owner or call
+        if owner is not None:
+            owner.user += usage.ru_utime
+            owner.system += usage.ru_stime
+            owner.max_rss = max(owner.max_rss, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+            if owner.watch is not None and owner.pid != pid:
+                owner.watch.reaped_cpu += usage.ru_utime + usage.ru_stime
 
     def _finish(self, call: Call) -> None:
         """The call process has ended: kill what it left, relay what it had written, and give the verdict.
 
         Its pipes are read until they are empty, never until they end: a process that escaped may hold them for ever.
         """
-        others = frozenset(other.pid for other in self.calls.values() if other.pid and other.status is None)
-        clean = system.kill_descendants(others, self._reaped)
-        if not clean and system.kill_quietly(-call.pid, system.SIGKILL):
-            # Without a /proc to find them by, at least those that stayed in the call's own process group.
-            clean = system.kill_descendants(others, self._reaped, 1.0)
+        others = self._others(call)
+        if call.setup["keep_children"] and not call.ending:
+            clean = not system.reap(self._reaped)
+        else:
+            clean = system.kill_descendants(others, self._reaped)
+            if not clean and system.kill_quietly(-call.pid, system.SIGKILL):
+                # Without a /proc to find them by, at least those that stayed in the call's own process group.
+                clean = system.kill_descendants(others, self._reaped, 1.0)
         for fd, stream in list(call.pipes.items()):
             left = 1 << 20
             while left > 0:
@@ -344,44 +391,89 @@ class Supervisor:
                 if not data:
                     break
                 left -= len(data)
+                call.seen[stream] += len(data)
                 self.send(_STREAMS[stream], call.number, data)
             self._close(call, fd)
+        if self._overflows(call):
+            call.ending = call.ending or "output"
         del self.calls[call.number]
-        utime, stime, maxrss = call.usage or (0.0, 0.0, 0)
         words = {
             "status": call.status,
             "ending": call.ending or "none",
-            "user": "%.6f" % utime,
-            "system": "%.6f" % stime,
-            "wall": "%.6f" % (time.monotonic() - call.started),
-            "maxrss": maxrss * 1024 if sys.platform != "darwin" else maxrss,
+            "user": "%.6f" % call.user,
+            "system": "%.6f" % call.system,
+            "wall": "%.6f" % call.wall,
             "interrupts": call.interrupts,
             "clean": int(clean),
+            **self._figures(call),
         }
         self.send(frames.VERDICT, call.number, " ".join("%s=%s" % item for item in words.items()).encode())
         if call.setup["last"]:
             self.stop = True
+
+    @staticmethod
+    def _figures(call: Call) -> "dict[str, object]":
+        """What was seen of memory, less what the call has from its supervisor by being forked from it."""
+        watched = call.watch
+        if watched is None:
+            return {}
+        max_rss = max(0, call.max_rss - watched.base)
+        observed = max(call.seen["stdout"], call.seen["stderr"]) if call.ending == "output" else watched.observed
+        return {
+            "maxrss": max_rss,
+            "peak": max(watched.peak, max_rss if watched.tasks < 2 else 0),
+            "tasks": max(1, watched.tasks),
+            "observed": "%.6f" % observed,
+        }
+
+    def _others(self, call: Call) -> "frozenset[int]":
+        return frozenset(other.pid for other in self.calls.values() if other is not call and other.pid and other.status is None)
 
     # --- the clock ------------------------------------------------------------------------------------------------
 
     def _patience(self) -> "float | None":
         if self.paused and self.waiting < BACKLOG:
             self._pause(False)
-        deadlines = [call.deadline for call in self.calls.values() if call.deadline is not None]
-        return min(max(0.0, min(deadlines) - time.monotonic()) * 1000 + 1, system.LONGEST_POLL) if deadlines else None
+        times = [call.deadline for call in self.calls.values() if call.deadline is not None]
+        times += [call.watch.next_look for call in self.calls.values() if call.watch is not None]
+        return min(max(0.0, min(times) - time.monotonic()) * 1000 + 1, system.LONGEST_POLL) if times else None
 
     def _check_clock(self) -> None:
         now = time.monotonic()
         for call in self.calls.values():
-            if call.deadline is None or now < call.deadline or call.status is not None:
+            if call.status is not None:
                 continue
-            if call.ending == "timeout":
+            if call.watch is not None and now >= call.watch.next_look:
+                self._look_after(call, call.watch)
+            if call.deadline is None or now < call.deadline:
+                continue
+            if call.ending:
                 call.deadline = None
                 self._kill(call)
+            elif not self._has_answered(call):
+                self._ask_to_end(call, "timeout", _signal.SIGTERM)
+            elif not call.late or self.paused:
+                # The function was in time; a slow line is not its fault.
+                call.late = True
+                call.deadline = now + max(1.0, float(call.setup["grace"]))
             else:
-                call.ending = call.ending or "timeout"
-                call.deadline = now + float(call.setup["grace"])
-                system.kill_quietly(call.pid, _signal.SIGTERM)
+                self._end_call(call, "timeout")
+
+    def _look_after(self, call: Call, watched: "watch.Watch") -> None:
+        others = self._others(call)
+        roots = [pid for pid in system.children(posix.getpid()) if pid not in others]
+        watched.look(roots or [call.pid])
+        if watched.exceeded == "cpu":
+            if not call.ending:
+                self._ask_to_end(call, "cpu", _signal.SIGXCPU)
+        elif watched.exceeded:
+            # What grows is not asked: it would go on growing.
+            self._end_call(call, watched.exceeded)
+
+    def _ask_to_end(self, call: Call, reason: str, number: int) -> None:
+        call.ending = reason
+        call.deadline = time.monotonic() + float(call.setup["grace"])
+        system.kill_quietly(call.pid, number)
 
     def _end(self) -> None:
         """Leave nothing behind, then deliver what is still to be said, as long as somebody listens."""

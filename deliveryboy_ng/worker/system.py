@@ -17,23 +17,34 @@ PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 SIGKILL = 9
 LONGEST_POLL = 2000000000  # milliseconds; poll(2) takes a C int
+PAGE = posix.sysconf("SC_PAGESIZE")
 
-_prctl = None
+_functions: "dict[str, int]" = {}
 
 
-def prctl(option: int, value: int) -> bool:
-    """Call prctl(2) through ``_ctypes`` alone; the full ``ctypes`` costs six times as much to import."""
-    global _prctl
-    if not sys.platform.startswith("linux"):
-        return False
+def _call(name: str, *args: "int | bytes | None") -> int:
+    """Call a function of the C library through ``_ctypes`` alone; the full ``ctypes`` costs six times as much to import.
+
+    Its result, or -1 where there is no such function.
+    """
     try:
         import _ctypes
 
-        if _prctl is None:
-            _prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
-        return bool(_ctypes.call_function(_prctl, (option, value, 0, 0, 0)) == 0)
+        if name not in _functions:
+            _functions[name] = _ctypes.dlsym(_ctypes.dlopen(None, 0), name)  # type: ignore[arg-type]
+        return int(_ctypes.call_function(_functions[name], args))
     except (ImportError, OSError, AttributeError):
-        return False
+        return -1
+
+
+def prctl(option: int, value: int) -> bool:
+    """prctl(2): whether it worked."""
+    return sys.platform.startswith("linux") and _call("prctl", option, value, 0, 0, 0) == 0
+
+
+def syscall(number: int, *args: "int | bytes | None") -> int:
+    """syscall(2): its result, -1 if it failed."""
+    return _call("syscall", number, *args)
 
 
 def become_supervisor() -> None:
@@ -60,30 +71,88 @@ def proc_is_ours() -> bool:
         return False
 
 
-def descendants(root: int) -> "list[int]":
-    """All living processes below *root*, by /proc; a process whose parent has ended is below its adopter."""
-    children: "dict[int, list[int]]" = {}
-    for name in posix.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            fd = posix.open("/proc/%s/stat" % name, posix.O_RDONLY)
-            try:
-                stat = posix.read(fd, 1024)
-            finally:
-                posix.close(fd)
-        except OSError:
-            continue
+def read(path: str) -> bytes:
+    """A file of /proc; raises OSError."""
+    fd = posix.open(path, posix.O_RDONLY)
+    try:
+        data = posix.read(fd, 4096)
+        if len(data) == 4096:
+            more = data
+            while more:
+                more = posix.read(fd, 1 << 16)
+                data += more
+    finally:
+        posix.close(fd)
+    return data
+
+
+class Stat:
+    """What /proc/PID/stat says of one process (proc(5)); raises OSError if there is none."""
+
+    __slots__ = ("group", "parent", "resident", "session", "threads", "ticks")
+
+    def __init__(self, pid: int) -> None:
+        text = read("/proc/%d/stat" % pid)
         # The command's name stands in brackets and may itself hold brackets and spaces.
-        # One whose main thread has ended looks like a zombie while its other threads live on: so all are listed.
-        parent = int(stat[stat.rindex(b")") + 2 :].split()[1])
-        children.setdefault(parent, []).append(int(name))
-    found: "list[int]" = []
+        words = text[text.rindex(b")") + 2 :].split()
+        self.parent, self.group, self.session = int(words[1]), int(words[2]), int(words[3])
+        # Its own processor time and that of the children it has waited for.
+        self.ticks = int(words[11]) + int(words[12]) + int(words[13]) + int(words[14])
+        self.threads = int(words[17])
+        self.resident = int(words[21]) * PAGE
+
+
+def memory_of_this_process() -> "tuple[int, int, int]":
+    """Bytes that are resident, resident and backed by files or shared memory, and mapped as private data."""
+    words = read("/proc/self/statm").split()
+    return int(words[1]) * PAGE, int(words[2]) * PAGE, int(words[5]) * PAGE
+
+
+def descendants(root: int) -> "list[tuple[int, Stat]]":
+    """All living processes below *root*, by /proc; a process whose parent has ended is below its adopter."""
+    children: "dict[int, list[tuple[int, Stat]]]" = {}
+    for name in posix.listdir("/proc"):
+        if name.isdigit():
+            try:
+                # One whose main thread has ended looks like a zombie while its other threads live on: so all are listed.
+                stat = Stat(int(name))
+            except OSError:
+                continue
+            children.setdefault(stat.parent, []).append((int(name), stat))
+    found: "list[tuple[int, Stat]]" = []
     queue = [root]
     while queue:
         below = children.get(queue.pop(), [])
         found += below
-        queue += below
+        queue += [pid for pid, _ in below]
+    return found
+
+
+def children(pid: int, threads: int = 1) -> "list[int]":
+    """The children of a process with so many threads; a child is listed under the thread that started it.
+
+    Much cheaper than looking at all of /proc, but while processes come and go it may miss some (proc(5)).
+    """
+    found = []
+    try:
+        for thread in posix.listdir("/proc/%d/task" % pid) if threads > 1 else [pid]:
+            found += [int(child) for child in read("/proc/%d/task/%s/children" % (pid, thread)).split()]
+    except OSError:
+        pass
+    return found
+
+
+def tree(roots: "list[int]") -> "dict[int, Stat]":
+    """These processes and all below them, as far as they live."""
+    found: "dict[int, Stat]" = {}
+    queue = list(roots)
+    while queue:
+        pid = queue.pop()
+        try:
+            found[pid] = Stat(pid)
+        except OSError:
+            continue
+        queue += children(pid, found[pid].threads)
     return found
 
 
@@ -107,23 +176,43 @@ def kill_descendants(spare: "frozenset[int]" = frozenset(), reaped: "Any" = None
     while True:
         if not reap(reaped) and not spare:
             return True
-        if proc_is_ours():
-            safe = set(spare)
-            for pid in spare:
-                safe.update(descendants(pid))
-            targets = [pid for pid in descendants(me) if pid not in safe]
-            for pid in targets:
-                kill_quietly(pid, SIGKILL)
-            if not targets and spare:
-                return True
-        elif me == 1 and not spare:
-            # Without a /proc of its own, pid 1 of a pid namespace still reaches everybody in it.
+        if me == 1 and not spare:
+            # Everybody in a pid namespace that is ours, at one stroke, and without a /proc of its own.
             kill_quietly(-1, SIGKILL)
+        elif proc_is_ours():
+            found, reached = _kill_found(me, spare)
+            if not found and spare:
+                return True
+            if found and not reached:
+                # Set-uid programs may be beyond this user's reach.
+                return False
         else:
             return False
         if time.monotonic() > deadline:
             return False
         time.sleep(0.001)
+
+
+def _kill_found(me: int, spare: "frozenset[int]") -> "tuple[bool, bool]":
+    """Kill those that are found now; tells whether there were any, and whether any of them could be signalled."""
+    safe = set(spare)
+    for pid in spare:
+        safe.update(below for below, _ in descendants(pid))
+    targets = [(pid, stat) for pid, stat in descendants(me) if pid not in safe]
+    ours = posix.getsid(0)
+    # A group is killed at one stroke: whoever forks in it meanwhile dies as well, a fork bomb too.
+    for group in {stat.group for _, stat in targets if stat.session != ours}:
+        kill_quietly(-group, SIGKILL)
+    reached = False
+    for pid, _ in targets:
+        try:
+            posix.kill(pid, SIGKILL)
+            reached = True
+        except ProcessLookupError:
+            reached = True
+        except OSError:
+            pass
+    return bool(targets), reached
 
 
 def reap(reaped: "Any" = None) -> bool:

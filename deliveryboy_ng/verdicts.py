@@ -1,0 +1,258 @@
+"""From what is known of a call that has ended to its verdict, its value, and the error that a plain call raises.
+
+Only evidence counts: the wait status, the supervisor's own timers and figures, and what the answer carries.
+"""
+
+from __future__ import annotations
+
+import errno
+import platform
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import replies
+from .exceptions import (
+    CallCancelled,
+    CallDied,
+    CallExited,
+    CallInterrupted,
+    CallTimeout,
+    CpuLimitExceeded,
+    DeliveryPackingError,
+    DeliveryPickleError,
+    DeliveryTransportError,
+    FileSizeLimitExceeded,
+    LimitExceeded,
+    MemoryLimitExceeded,
+    OpenFilesLimitExceeded,
+    OutputLimitExceeded,
+    ProcessLimitExceeded,
+    ProtectionUnavailable,
+    ReplyLimitExceeded,
+    VersionMismatchError,
+)
+from .options import Options
+from .receipt import Receipt, Verdict, ending_in_words, in_mebibytes, signal_name
+from .session import Account, Ending
+from .transports import is_elsewhere
+from .worker import call
+
+__all__ = ["Case", "judge"]
+
+_TICK = 0.05
+"""Seconds by which the clocks of the kernel's limit and of its accounting may differ."""
+
+_LIMITS: dict[str, tuple[Verdict, type[LimitExceeded]]] = {
+    "cpu": (Verdict.CPU_LIMIT, CpuLimitExceeded),
+    "memory": (Verdict.MEMORY_LIMIT, MemoryLimitExceeded),
+    "data": (Verdict.MEMORY_LIMIT, MemoryLimitExceeded),
+    "address_space": (Verdict.MEMORY_LIMIT, MemoryLimitExceeded),
+    "processes": (Verdict.PROCESS_LIMIT, ProcessLimitExceeded),
+    "file_size": (Verdict.FILE_SIZE_LIMIT, FileSizeLimitExceeded),
+    "open_files": (Verdict.OPEN_FILES_LIMIT, OpenFilesLimitExceeded),
+}
+_NUMBERS = {"file_size": errno.EFBIG, "open_files": errno.EMFILE}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What this side knows of a call by itself.
+
+    :ivar own: the caller's own functions and classes that the box held, by number
+    :ivar last_words: the last of the call's stderr, whether it is kept in the receipt or not
+    """
+
+    name: str
+    options: Options
+    own: Mapping[str, Any]
+    last_words: bytes
+
+
+def judge(receipt: Receipt, ending: Ending, case: Case) -> Receipt:
+    """The receipt with verdict and value, or with the error that a plain call raises."""
+    if ending.lost is not None:
+        return _failed(receipt, Verdict.LOST, ending.lost)
+    account = ending.account
+    if account is None:
+        return _failed(receipt, Verdict.REFUSED, DeliveryTransportError(f"{case.name}: {ending.refused}", argv=receipt.args))
+    if ending.reply.overlong:
+        return _replied_too_much(receipt, case)
+    status, payload = ending.reply.status, ending.reply.payload
+    if status and status in b"ELV":
+        return _refused(receipt, case, status, payload)
+    answered = _answered(receipt, case, status, payload) if status else None
+    if account.ending in _ENDED:
+        return _ENDED[account.ending](answered or receipt, account, case)
+    if answered is not None:
+        return answered
+    if account.ending == "cancelled":
+        return _failed(receipt, Verdict.CANCELLED, CallCancelled(f"{case.name} was cancelled and its processes were killed"))
+    return _ended_itself(receipt, case)
+
+
+def _failed(receipt: Receipt, verdict: Verdict, error: BaseException, limit: str | None = None) -> Receipt:
+    receipt = replace(receipt, verdict=verdict, exception=error, limit=limit)
+    if hasattr(error, "receipt") and error.receipt is None:
+        # Without the exception: a record that holds itself cannot be printed.
+        error.receipt = replace(receipt, exception=None)
+    return receipt
+
+
+# --- ended by the supervisor ------------------------------------------------------------------------------------------
+
+
+def _took_too_long(receipt: Receipt, account: Account, case: Case) -> Receipt:
+    text = (
+        f"{case.name} took longer than timeout={case.options.timeout:g} seconds and was killed "
+        f"after {account.wall:.2f}; raise timeout, or do less"
+    )
+    error = CallTimeout(text)
+    error.__cause__ = receipt.exception
+    return _failed(receipt, Verdict.TIMEOUT, error, "timeout")
+
+
+def _used_too_much_cpu(receipt: Receipt, account: Account, case: Case) -> Receipt:
+    used = max(account.observed, account.user + account.system)
+    return _beyond(receipt, case, "cpu", f"its processes used {used:.2f} seconds of processor time together and were killed")
+
+
+def _used_too_much_memory(receipt: Receipt, account: Account, case: Case) -> Receipt:
+    return _beyond(receipt, case, "memory", f"its processes held {in_mebibytes(account.observed)} together and were killed")
+
+
+def _had_too_many_processes(receipt: Receipt, account: Account, case: Case) -> Receipt:
+    return _beyond(receipt, case, "processes", f"there were {account.observed:.0f} processes and threads, and they were killed")
+
+
+def _wrote_too_much(receipt: Receipt, account: Account, case: Case) -> Receipt:
+    text = (
+        f'{case.name} went beyond max_output={case.options.max_output} with overflow="kill": it had written '
+        f'{account.observed:.0f} bytes to one stream; raise max_output, write less, or cut by overflow="cut"'
+    )
+    return _failed(receipt, Verdict.OUTPUT_LIMIT, OutputLimitExceeded(text, limit="max_output"), "max_output")
+
+
+_ENDED = {
+    "timeout": _took_too_long,
+    "cpu": _used_too_much_cpu,
+    "memory": _used_too_much_memory,
+    "processes": _had_too_many_processes,
+    "output": _wrote_too_much,
+}
+
+
+def _replied_too_much(receipt: Receipt, case: Case) -> Receipt:
+    text = (
+        f"{case.name} went beyond max_reply={case.options.max_reply}: its answer has more bytes, and {receipt.usage.received} "
+        "had come when it was ended; raise max_reply, or return less"
+    )
+    return _failed(receipt, Verdict.REPLY_LIMIT, ReplyLimitExceeded(text, limit="max_reply"), "max_reply")
+
+
+def _beyond(receipt: Receipt, case: Case, limit: str, observed: str, cause: BaseException | None = None) -> Receipt:
+    verdict, kind = _LIMITS[limit]
+    value = case.options.limits.as_setup().get(limit)
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    error = kind(f"{case.name} went beyond Limits({limit}={shown}): {observed}; raise the limit, or use less", limit=limit)
+    if isinstance(error, OSError):
+        error.errno = getattr(cause, "errno", None) or _NUMBERS[limit]
+    error.__cause__ = cause
+    return _failed(receipt, verdict, error, limit)
+
+
+# --- answered ---------------------------------------------------------------------------------------------------------
+
+
+def _answered(receipt: Receipt, case: Case, status: bytes, payload: memoryview) -> Receipt:
+    try:
+        if status == b"R":
+            return replace(receipt, verdict=Verdict.RETURNED, value=replies.rebuild_value(payload, case.own))
+        if status == b"X":
+            return _raised(receipt, case, *replies.rebuild_exception(payload, case.own, _origin(receipt, case)))
+    except DeliveryPickleError as problem:
+        return _failed(receipt, Verdict.RETURNED if status == b"R" else Verdict.RAISED, problem)
+    text = f"{case.name} returned what cannot travel: {_text(payload)}. Return its data instead"
+    return _failed(receipt, Verdict.RETURNED, DeliveryPickleError(text))
+
+
+def _raised(receipt: Receipt, case: Case, error: BaseException, limit: str) -> Receipt:
+    if isinstance(error, KeyboardInterrupt):
+        interrupted = CallInterrupted(f"{case.name} raised KeyboardInterrupt")
+        interrupted.__cause__ = error
+        return _failed(receipt, Verdict.RAISED, interrupted)
+    if limit == "processes?" and receipt.usage.tasks >= (case.options.limits.processes or float("inf")):
+        # Meanwhile some have ended; but the supervisor has seen them.
+        limit = "processes"
+    if limit in _LIMITS and limit in case.options.limits.as_setup():
+        words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if _LIMITS[limit][0] is Verdict.MEMORY_LIMIT:
+            words += f" (its processes held {in_mebibytes(receipt.usage.peak)} at most)"
+        return _beyond(receipt, case, limit, words, error)
+    return _failed(receipt, Verdict.RAISED, error)
+
+
+def _refused(receipt: Receipt, case: Case, status: bytes, payload: memoryview) -> Receipt:
+    problem: BaseException
+    if status == b"E":
+        problem = ProtectionUnavailable(f"{case.name} has not run: {_text(payload)}")
+    elif status == b"V":
+        problem = VersionMismatchError(f"{case.name} has not run: {_text(payload)}, there is {receipt.python}")
+    else:
+        try:
+            error, _ = replies.rebuild_exception(payload, case.own, _origin(receipt, case))
+            problem = _not_unpacked(receipt, case, error)
+        except DeliveryPickleError as unreadable:
+            problem = unreadable
+    return _failed(receipt, Verdict.REFUSED, problem)
+
+
+def _not_unpacked(receipt: Receipt, case: Case, error: BaseException) -> DeliveryPackingError:
+    versions = platform.python_version_tuple()[:2], tuple(receipt.python.split(".")[:2])
+    by_reference = "" if versions[0] == versions[1] else f" (all went by reference, since this is Python {'.'.join(versions[0])})"
+    problem = DeliveryPackingError(
+        f"{case.name} has not run: its box cannot be unpacked by Python {receipt.python} of {receipt.transport}{by_reference}: "
+        f"{type(error).__name__}: {error}",
+        real_exception=error,
+    )
+    problem.__cause__ = error
+    return problem
+
+
+def _origin(receipt: Receipt, case: Case) -> replies.Origin:
+    return replies.Origin(f"{receipt.host} {receipt.transport}", is_elsewhere(case.options.chain))
+
+
+def _text(payload: memoryview) -> str:
+    return bytes(payload[: 1 << 16]).decode("utf-8", "replace")
+
+
+# --- ended itself -----------------------------------------------------------------------------------------------------
+
+
+def _ended_itself(receipt: Receipt, case: Case) -> Receipt:
+    limits = case.options.limits.as_setup()
+    used = receipt.usage.user + receipt.usage.system
+    if receipt.signal in (signal.SIGXCPU, signal.SIGKILL) and used >= limits.get("cpu", float("inf")) - _TICK:
+        return _beyond(receipt, case, "cpu", f"it used {used:.2f} seconds of processor time and was killed")
+    if receipt.signal == signal.SIGXFSZ and "file_size" in limits:
+        return _beyond(receipt, case, "file_size", "it was killed by SIGXFSZ")
+    last_words = case.last_words.decode("utf-8", "backslashreplace")
+    said = _quoted(last_words)
+    if receipt.signal is not None:
+        text = f"{receipt.function} was killed by {signal_name(receipt.signal)} before it returned"
+        if receipt.signal == signal.SIGKILL:
+            text += ", which nobody here sent; the kernel sends it where memory runs out"
+        fault = last_words[last_words.rfind("Fatal Python error") :] if "Fatal Python error" in last_words else ""
+        return _failed(receipt, Verdict.SIGNALED, CallDied(text + said, signal=receipt.signal, traceback_text=fault))
+    code = receipt.returncode or 0
+    if code == call.FAILED and not said:
+        said = "; so ends a function that closes all descriptors, its answer's included"
+    text = f"{receipt.function} ended its process with {ending_in_words(code)} instead of returning{said}"
+    return _failed(receipt, Verdict.EXITED, CallExited(text, returncode=code))
+
+
+def _quoted(last_words: str) -> str:
+    tail = "".join(f"\n  {line}" for line in last_words.strip().splitlines()[-15:])
+    return f"; the last of its stderr:{tail}" if tail else ""

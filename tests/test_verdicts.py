@@ -1,0 +1,559 @@
+"""How calls end: one table of deaths through every transport, and what the receipt tells of them.
+
+PYTEST_DONT_REWRITE: a rewritten assert refers to pytest, which is not installed where these functions go.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import conftest
+import pytest
+
+from deliveryboy_ng import (
+    CallDied,
+    CallError,
+    CallExited,
+    CallInterrupted,
+    CallTimeout,
+    ConnectionLost,
+    CpuLimitExceeded,
+    DeliveryError,
+    DeliveryPickleError,
+    FileSizeLimitExceeded,
+    LimitExceeded,
+    Limits,
+    MemoryLimitExceeded,
+    OpenFilesLimitExceeded,
+    OutputLimitExceeded,
+    ProcessLimitExceeded,
+    ReplyLimitExceeded,
+    Verdict,
+    deliver,
+)
+
+MEBIBYTE = 1 << 20
+
+# --- ways to die ----------------------------------------------------------------------------------------------------
+
+
+def returns() -> int:
+    return 1
+
+
+def raises() -> None:
+    raise KeyError("key")
+
+
+def own_memory_error() -> None:
+    raise MemoryError("mine")
+
+
+def own_timeout_error() -> None:
+    raise TimeoutError("mine")
+
+
+def own_errno() -> None:
+    raise OSError(errno.EMFILE, "mine")
+
+
+def exit_3() -> None:
+    sys.exit(3)
+
+
+def exit_text() -> None:
+    sys.exit("words")
+
+
+def os_exit_0() -> None:
+    os._exit(0)
+
+
+def os_exit_9() -> None:
+    print("last words", file=sys.stderr, flush=True)
+    os._exit(9)
+
+
+def segfault() -> None:
+    import ctypes
+
+    ctypes.string_at(0)
+
+
+def abort() -> None:
+    os.abort()
+
+
+def kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_group() -> None:
+    os.killpg(0, signal.SIGKILL)
+
+
+def terminate_self() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def xcpu_self() -> None:
+    os.kill(os.getpid(), signal.SIGXCPU)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def interrupt_by_signal() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(100)
+
+
+def unpicklable_value() -> Any:
+    return {"value": threading.Lock()}
+
+
+def close_everything() -> None:
+    os.closerange(0, 1000)
+
+
+def stop_self() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def sleep_on() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("begun", flush=True)
+    time.sleep(1000)
+
+
+def wait_for_child() -> None:
+    subprocess.run(["sleep", "1000"], check=True)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def spin_against_xcpu() -> None:
+    signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+    spin()
+
+
+def spin_in_children() -> None:
+    for _ in range(2):
+        if os.fork() == 0:
+            os.setsid()
+            spin()
+    time.sleep(1000)
+
+
+def allocate_too_much() -> int:
+    return len(bytearray(1 << 40))
+
+
+def grow() -> None:
+    kept = []
+    while True:
+        kept.append(bytearray(MEBIBYTE))
+
+
+def map_shared() -> None:
+    shared = mmap.mmap(-1, 200 * MEBIBYTE)
+    for page in range(0, len(shared), 4096):
+        shared[page] = 1
+    time.sleep(1000)
+
+
+def fill_memfd() -> None:
+    memfd = os.memfd_create("hoard")
+    for _ in range(200):
+        os.write(memfd, bytes(MEBIBYTE))
+    time.sleep(1000)
+
+
+def hoard_in_grandchildren() -> None:
+    for _ in range(4):
+        if os.fork() == 0:
+            os.setsid()
+            kept = bytearray(b"x") * (30 * MEBIBYTE)
+            time.sleep(1000)
+            del kept
+    time.sleep(1000)
+
+
+def bomb() -> None:
+    me = os.getpid()
+    for _ in range(12):
+        try:
+            os.fork()
+        except OSError:
+            if os.getpid() == me:
+                raise
+            time.sleep(1000)
+    time.sleep(1000)
+
+
+def start_threads() -> None:
+    for _ in range(200):
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    time.sleep(1000)
+
+
+def write_large_file() -> None:
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(MEBIBYTE))
+
+
+def open_many_files() -> None:
+    kept = [open("/dev/null") for _ in range(100)]
+    del kept
+
+
+def flood() -> None:
+    while True:
+        os.write(2, b"x" * 4096)
+
+
+def write_a_little_too_much() -> int:
+    os.write(1, b"x" * 20000)
+    return 1
+
+
+def large_reply() -> bytes:
+    return b"x" * (3 * MEBIBYTE)
+
+
+@dataclass
+class Death:
+    function: Any
+    verdict: Verdict
+    kind: type[BaseException] | None
+    words: str = ""
+    limit: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, int] = field(default_factory=dict)
+
+
+SMALL = {"limits": Limits(memory="64M")}
+DEATHS = [
+    Death(returns, Verdict.RETURNED, None, facts={"returncode": 0}),
+    Death(raises, Verdict.RAISED, KeyError, "key"),
+    Death(own_memory_error, Verdict.RAISED, MemoryError, "mine"),
+    Death(own_memory_error, Verdict.RAISED, MemoryError, "mine", options=SMALL),
+    Death(own_timeout_error, Verdict.RAISED, TimeoutError, "mine", options={"timeout": 50}),
+    Death(own_errno, Verdict.RAISED, OSError, "mine"),
+    Death(allocate_too_much, Verdict.RAISED, MemoryError),
+    Death(exit_3, Verdict.EXITED, CallExited, "exit code 3", facts={"returncode": 3}),
+    Death(exit_text, Verdict.EXITED, CallExited, "words", facts={"returncode": 1}),
+    Death(os_exit_0, Verdict.EXITED, CallExited, "exit code 0", facts={"returncode": 0}),
+    Death(os_exit_9, Verdict.EXITED, CallExited, "last words", facts={"returncode": 9}),
+    Death(segfault, Verdict.SIGNALED, CallDied, "in segfault", facts={"signal": 11}),
+    Death(abort, Verdict.SIGNALED, CallDied, "in abort", facts={"signal": 6}),
+    Death(kill_self, Verdict.SIGNALED, CallDied, "SIGKILL", facts={"signal": 9}),
+    Death(kill_self, Verdict.SIGNALED, CallDied, "SIGKILL", options={"limits": Limits(cpu=9)}, facts={"signal": 9}),
+    Death(kill_group, Verdict.SIGNALED, CallDied, "SIGKILL", facts={"signal": 9}),
+    Death(terminate_self, Verdict.SIGNALED, CallDied, "SIGTERM", options={"timeout": 50}, facts={"signal": 15}),
+    Death(xcpu_self, Verdict.SIGNALED, CallDied, "SIGXCPU", options={"limits": Limits(cpu=9)}, facts={"signal": 24}),
+    Death(interrupt, Verdict.RAISED, CallInterrupted, "KeyboardInterrupt"),
+    Death(interrupt_by_signal, Verdict.RAISED, CallInterrupted, "KeyboardInterrupt"),
+    Death(unpicklable_value, Verdict.RETURNED, DeliveryPickleError, "lock"),
+    Death(close_everything, Verdict.EXITED, CallExited, "closes all descriptors", facts={"returncode": 70}),
+    Death(sleep_on, Verdict.TIMEOUT, CallTimeout, "timeout=0.3 ", "timeout", {"timeout": 0.3, "grace": 0.1}),
+    Death(stop_self, Verdict.TIMEOUT, CallTimeout, "timeout=0.2 ", "timeout", {"timeout": 0.2, "grace": 0.1}),
+    Death(wait_for_child, Verdict.TIMEOUT, CallTimeout, "timeout=0.2 ", "timeout", {"timeout": 0.2}),
+    Death(spin, Verdict.CPU_LIMIT, CpuLimitExceeded, "cpu=0.2)", "cpu", {"limits": Limits(cpu=0.2)}),
+    Death(spin_against_xcpu, Verdict.CPU_LIMIT, CpuLimitExceeded, "cpu=0.2)", "cpu", {"limits": Limits(cpu=0.2), "grace": 0.1}),
+    Death(spin_in_children, Verdict.CPU_LIMIT, CpuLimitExceeded, "cpu=0.3)", "cpu", {"limits": Limits(cpu=0.3)}),
+    Death(allocate_too_much, Verdict.MEMORY_LIMIT, MemoryLimitExceeded, "MemoryError", "memory", SMALL),
+    Death(allocate_too_much, Verdict.MEMORY_LIMIT, MemoryLimitExceeded, "data=", "data", {"limits": Limits(data="64M")}),
+    Death(
+        allocate_too_much,
+        Verdict.MEMORY_LIMIT,
+        MemoryLimitExceeded,
+        "address_space=",
+        "address_space",
+        {"limits": Limits(address_space="256M")},
+    ),
+    Death(grow, Verdict.MEMORY_LIMIT, MemoryLimitExceeded, "MemoryError", "memory", SMALL),
+    Death(map_shared, Verdict.MEMORY_LIMIT, MemoryLimitExceeded, "memory=67108864", "memory", SMALL),
+    Death(fill_memfd, Verdict.MEMORY_LIMIT, MemoryLimitExceeded, "were killed", "memory", SMALL),
+    Death(hoard_in_grandchildren, Verdict.MEMORY_LIMIT, MemoryLimitExceeded, "together", "memory", SMALL),
+    Death(bomb, Verdict.PROCESS_LIMIT, ProcessLimitExceeded, "processes=20", "processes", {"limits": Limits(processes=20)}),
+    Death(start_threads, Verdict.PROCESS_LIMIT, ProcessLimitExceeded, "20", "processes", {"limits": Limits(processes=20)}),
+    Death(
+        write_large_file, Verdict.FILE_SIZE_LIMIT, FileSizeLimitExceeded, "10000", "file_size", {"limits": Limits(file_size=10000)}
+    ),
+    Death(
+        open_many_files, Verdict.OPEN_FILES_LIMIT, OpenFilesLimitExceeded, "=32)", "open_files", {"limits": Limits(open_files=32)}
+    ),
+    Death(flood, Verdict.OUTPUT_LIMIT, OutputLimitExceeded, "10240", "max_output", {"max_output": "10K", "overflow": "kill"}),
+    Death(
+        write_a_little_too_much,
+        Verdict.OUTPUT_LIMIT,
+        OutputLimitExceeded,
+        "20000 bytes",
+        "max_output",
+        {"max_output": "10K", "overflow": "kill"},
+    ),
+    Death(large_reply, Verdict.REPLY_LIMIT, ReplyLimitExceeded, "max_reply=1048576", "max_reply", {"max_reply": "1M"}),
+]
+
+
+@pytest.mark.parametrize("death", DEATHS, ids=lambda death: f"{death.function.__name__}-{death.limit or death.verdict.value}")
+def test_every_death_has_the_same_verdict_through_every_transport(chain: Any, death: Death) -> None:
+    started = time.monotonic()
+    receipt = deliver(transport=chain, **death.options)(death.function).run()
+    assert time.monotonic() - started < 10
+    assert (receipt.verdict, receipt.limit) == (death.verdict, death.limit), receipt.exception
+    for name, value in death.facts.items():
+        assert getattr(receipt, name) == value
+    assert receipt.clean and receipt.ok == (death.kind is None)
+    assert json.loads(json.dumps(receipt.to_dict()))["verdict"] == death.verdict.value
+    if death.kind is None:
+        assert receipt.unwrap() == 1
+        return
+    with pytest.raises(death.kind) as caught:
+        receipt.unwrap()
+    assert death.words in str(caught.value)
+    if isinstance(caught.value, CallError):
+        assert caught.value.receipt.verdict is death.verdict
+    if isinstance(caught.value, LimitExceeded):
+        assert caught.value.limit == death.limit and isinstance(caught.value, DeliveryError)
+
+
+def test_matching_errors_are_also_the_builtin_ones() -> None:
+    with pytest.raises(TimeoutError, match=r"work took longer than timeout=0.1 seconds and was killed after 0\.\d+; raise timeout"):
+        deliver(timeout=0.1, grace=0.1, output="discard")(_named("work", sleep_on))()
+    with pytest.raises(MemoryError, match="64M|67108864") as memory:
+        deliver(**SMALL)(allocate_too_much)()
+    assert type(memory.value.__cause__) is MemoryError
+    with pytest.raises(OSError, match="open_files=32") as files:
+        deliver(limits=Limits(open_files=32))(open_many_files)()
+    assert files.value.errno == errno.EMFILE and pickle.loads(pickle.dumps(files.value)).errno == errno.EMFILE
+    with pytest.raises(OSError, match="file_size=10000") as size:
+        deliver(limits=Limits(file_size=10000))(write_large_file)()
+    assert size.value.errno == errno.EFBIG
+
+
+def _named(name: str, function: Any) -> Any:
+    def work() -> None:
+        function()
+
+    work.__qualname__ = name
+    return work
+
+
+def test_cause_of_a_limit_shows_where_it_was_reached() -> None:
+    with pytest.raises(MemoryLimitExceeded) as caught:
+        deliver(**SMALL)(grow)()
+    cause = caught.value.__cause__
+    assert isinstance(cause, MemoryError) and cause.__traceback__ is not None
+    last = cause.__traceback__
+    while last.tb_next is not None:
+        last = last.tb_next
+    assert last.tb_frame.f_code.co_name == "grow"
+
+
+def test_function_that_deals_with_its_limit_returns() -> None:
+    def work() -> str:
+        try:
+            bytearray(1 << 40)
+        except MemoryError:
+            return "did without"
+        return "?"
+
+    receipt = deliver(**SMALL)(work).run()
+    assert (receipt.verdict, receipt.value) == (Verdict.RETURNED, "did without")
+
+
+def test_value_returned_in_the_grace_period_is_kept() -> None:
+    def work() -> list[int]:
+        done: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, frame: done.append(number))
+        while not done:
+            time.sleep(0.01)
+        return done
+
+    with pytest.raises(CallTimeout) as caught:
+        deliver(timeout=0.2, grace=20)(work)()
+    assert caught.value.receipt.value == [15] and caught.value.receipt.verdict is Verdict.TIMEOUT
+
+
+def test_exception_of_the_grace_period_is_the_cause() -> None:
+    def work() -> None:
+        def handler(number: int, frame: object) -> None:
+            raise KeyError("cleaned up")
+
+        signal.signal(signal.SIGTERM, handler)
+        time.sleep(1000)
+
+    with pytest.raises(CallTimeout) as caught:
+        deliver(timeout=0.2, grace=20)(work)()
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_death_shows_the_python_frames_even_where_output_is_dropped() -> None:
+    with pytest.raises(CallDied, match="in segfault") as caught:
+        deliver(output="discard")(segfault)()
+    assert caught.value.traceback_text.startswith("Fatal Python error: Segmentation fault") and caught.value.signal == 11
+    assert caught.value.receipt.stderr == b""
+
+
+def test_error_carries_the_receipt() -> None:
+    with pytest.raises(CallExited) as caught:
+        deliver(output="capture")(os_exit_9)()
+    assert caught.value.receipt.stderr == b"last words\n" and caught.value.receipt.returncode == 9
+
+
+def test_output_up_to_the_limit_is_kept_when_the_call_is_killed() -> None:
+    receipt = deliver(max_output="10K", overflow="kill")(flood).run()
+    assert len(receipt.stderr) == 10240 and receipt.truncated == ("stderr",) and receipt.usage.wall < 5
+
+
+def test_output_is_only_cut_by_default() -> None:
+    receipt = deliver(max_output="10K")(write_a_little_too_much).run()
+    assert receipt.ok and receipt.truncated == ("stdout",) and len(receipt.stdout) == 10240
+
+
+# --- the supervisor as a target -------------------------------------------------------------------------------------
+
+
+def kill_parent() -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1000)
+
+
+def stop_parent() -> None:
+    os.kill(os.getppid(), signal.SIGSTOP)
+    time.sleep(1000)
+
+
+@pytest.mark.parametrize("attack", [kill_parent, stop_parent])
+def test_trusted_call_that_attacks_its_supervisor_is_lost_and_never_hangs(attack: Any) -> None:
+    started = time.monotonic()
+    receipt = deliver(timeout=0.5, grace=0.1)(attack).run()
+    assert receipt.verdict is Verdict.LOST and isinstance(receipt.exception, ConnectionLost)
+    assert "processes may remain" in str(receipt.exception) and time.monotonic() - started < 12 and not receipt.clean
+
+
+@pytest.mark.parametrize("attack", [kill_parent, stop_parent])
+@pytest.mark.parametrize("name", ["unshare", "sudo", "unshare-pid", "ssh-sudo-unshare"])
+def test_confined_call_cannot_harm_its_supervisor(request: pytest.FixtureRequest, name: str, attack: Any) -> None:
+    """By Landlock its signals stay inside; as pid 1 of its namespace the supervisor ignores them."""
+    receipt = deliver(transport=conftest.CHAINS[name](request), timeout=0.4, grace=0.1)(attack).run()
+    if "pid namespace" in receipt.applied:
+        assert receipt.verdict is Verdict.TIMEOUT and receipt.clean
+    else:
+        assert "signals stay inside" in receipt.applied
+        assert receipt.verdict is Verdict.RAISED and isinstance(receipt.exception, PermissionError) and receipt.clean
+
+
+def test_call_that_kills_its_supervisor_in_a_sandbox_takes_all_with_it(request: pytest.FixtureRequest) -> None:
+    def work(mark: str) -> None:
+        os.environ[mark] = "1"
+        subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(1000)
+
+    mark = f"DELIVERYBOY_MARK_{os.getpid()}_BWRAP"
+    receipt = deliver(transport=conftest.need_bwrap(), timeout=20)(work).run(mark)
+    assert receipt.verdict is Verdict.LOST
+    assert conftest.wait_until(lambda: not conftest.processes_with(mark), 2)
+
+
+def test_supervisor_cannot_be_read_by_a_call_of_the_same_user() -> None:
+    def look() -> list[str]:
+        parent = os.getppid()
+        seen = []
+        for name in ("mem", "environ", "fd", "maps"):
+            try:
+                path = f"/proc/{parent}/{name}"
+                seen.append(str(os.listdir(path) if name == "fd" else open(path, "rb").read(1)))
+            except OSError as error:
+                seen.append(errno.errorcode[error.errno])
+        return seen
+
+    assert set(deliver(transport=conftest.need_sudo())(look)()) <= {"EACCES", "EPERM"}
+
+
+# --- what the receipt says ------------------------------------------------------------------------------------------
+
+
+def test_usage_counts_all_processes_of_the_call() -> None:
+    def work() -> None:
+        def burn(seconds: float) -> None:
+            while time.process_time() < seconds:
+                pass
+
+        pid = os.fork()
+        if pid == 0:
+            if os.fork() == 0:
+                os.setsid()
+                burn(0.2)  # an orphan
+                os._exit(0)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        if (pid := os.fork()) == 0:
+            burn(0.2)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        time.sleep(0.3)
+
+    usage = deliver(work).run().usage
+    assert 0.35 < usage.user + usage.system < 1 and usage.tasks >= 2 and usage.wall >= 0.5
+
+
+def test_memory_is_reported_less_what_the_interpreter_has_itself() -> None:
+    def work(size: int) -> int:
+        kept = bytearray(b"x") * size
+        time.sleep(0.3)
+        return len(kept)
+
+    little, much = (deliver(work).run(size).usage for size in (1, 50 * MEBIBYTE))
+    assert little.max_rss < 5 * MEBIBYTE and little.peak < 5 * MEBIBYTE
+    assert 45 * MEBIBYTE < much.max_rss < 60 * MEBIBYTE and 45 * MEBIBYTE < much.peak < 60 * MEBIBYTE
+
+
+def test_shared_pages_of_children_count_once() -> None:
+    def work() -> int:
+        kept = bytearray(b"x") * (40 * MEBIBYTE)
+        for _ in range(4):
+            if os.fork() == 0:
+                time.sleep(1000)
+        time.sleep(0.5)
+        return len(kept)
+
+    limited = deliver(limits=Limits(memory="100M"))(work).run()
+    assert limited.ok and 35 * MEBIBYTE < limited.usage.peak < 60 * MEBIBYTE
+    free = deliver(work).run()
+    assert free.ok and 35 * MEBIBYTE < free.usage.peak < 60 * MEBIBYTE and free.usage.tasks == 5
+
+
+def test_receipt_is_a_plain_record() -> None:
+    receipt = deliver(timeout=9, limits=Limits(memory="1G", cpu=3))(lambda: {"<b>": 1}).run()
+    record = json.loads(json.dumps(receipt.to_dict()))
+    assert record["ok"] and record["limit"] is None and record["usage"]["sent"] > 100 and record["usage"]["received"] > 0
+    assert record["applied"] == ["timeout=9", "cpu=3", "memory=1073741824"]
+    assert pickle.loads(pickle.dumps(receipt)) == receipt
+    html = receipt._repr_html_()
+    assert html.startswith("<table>") and "&lt;b&gt;" in html and "RETURNED" in html and "memory=1073741824" in html
+
+
+def test_html_of_a_failed_call_says_why() -> None:
+    html = deliver(**SMALL)(allocate_too_much).run()._repr_html_()
+    assert "MEMORY_LIMIT (memory)" in html and "MemoryLimitExceeded" in html
