@@ -27,9 +27,11 @@ __all__ = ["Ending", "Greeting", "Parcel", "Session"]
 
 # The far side keeps the time; this side only steps in when nothing is heard of it for so long after it should have.
 _STALLED = 5.0
-# Bytes that count as progress in that time, and of output that may still be on its way.
+# Bytes that count as progress in that time, and of what may still be on its way when the time is over.
 _PROGRESS = 1 << 12
-_MOST_LATE_OUTPUT = 1 << 23
+_MOST_LATE = 1 << 22
+# Bytes a second that any line can be expected to carry: the box may still lie in its buffers when it has been written.
+_SLOWEST = 1 << 14
 _OLDEST = 0x03080000
 
 
@@ -54,6 +56,11 @@ class Parcel:
     modules: bytes
     body: bytes
     input: bytes | bytearray | memoryview
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that varies in size."""
+        return len(self.modules) + len(self.body) + len(self.input)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +163,8 @@ class Ending:
     lost: ConnectionLost | None = None
     patience: float = math.inf
     _heard: int = 0
-    _late_output: int = 0
+    _late: int = 0
+    _total: int | None = None
 
     def give_up_after(self, seconds: float) -> None:
         """The far side should have been heard of by then."""
@@ -165,13 +173,21 @@ class Ending:
     def hear(self, kind: int, size: int) -> None:
         """Wait longer for what is overdue while it is on its way; but not for a far side that only says it is."""
         until = time.monotonic() + _STALLED
-        if until <= self.patience:
+        if until <= self.patience or kind not in (frames.STDOUT, frames.STDERR, frames.REPLY):
             return
-        if kind != frames.REPLY:
-            self._late_output += size
+        if kind != frames.REPLY or self.reply.overlong:
+            self._late += size
         self._heard += size
-        if self._heard >= _PROGRESS and self._late_output <= _MOST_LATE_OUTPUT:
+        if self._heard >= _PROGRESS and self._late <= _MOST_LATE:
             self.patience, self._heard = until, 0
+
+    def is_overdue(self, total: int) -> bool:
+        """Whether nothing more can be hoped for from what has come already: so many bytes altogether."""
+        if time.monotonic() < self.patience:
+            self._total = None
+            return False
+        self._total = total if self._total is None else self._total
+        return total - self._total > _MOST_LATE
 
 
 class Session:
@@ -234,6 +250,7 @@ class Session:
         :raises KeyboardInterrupt: if an interrupt was requested
         :raises CallCancelled: if a kill was
         """
+        self._start_patience = patience
         deadline = time.monotonic() + patience
         while True:
             for kind, _, _, payload in self._take():
@@ -305,11 +322,21 @@ class Session:
             if ending.account is not None or ending.refused:
                 break
             self._pass_on_requests(ending)
-            if self._has_ended() or (time.monotonic() >= ending.patience and not self._wire.pump(0)):
+            self._expect_start(ending, parcel)
+            if (
+                self._has_ended()
+                or ending.is_overdue(self._wire.total)
+                or (time.monotonic() >= ending.patience and not self._wire.pump(0))
+            ):
                 ending.lost = self._connection_lost()
                 break
             self._wire.pump(None if ending.patience == math.inf else max(0.0, ending.patience - time.monotonic()))
         return ending
+
+    def _expect_start(self, ending: Ending, parcel: Parcel) -> None:
+        """Once it has been told everything, the far side starts the call at once."""
+        if ending.remote_pid is None and self._wire.idle_since is not None and ending.patience == math.inf:
+            ending.give_up_after(self._start_patience + parcel.size / _SLOWEST)
 
     def _lines_of(self, parcel: Parcel) -> Iterator[bytes]:
         import marshal
@@ -333,7 +360,10 @@ class Session:
             if within and ending.reply.overlong:
                 self._kill(ending)
         elif kind == frames.STARTED:
+            if ending.remote_pid is not None:
+                raise frames.FrameError("a call that starts twice")
             ending.remote_pid, ending.host = _started(payload)
+            ending.patience = math.inf
         elif kind == frames.VERDICT:
             ending.account = Account.of(payload)
         elif kind == frames.REFUSED:
@@ -354,8 +384,9 @@ class Session:
         ending.give_up_after(_STALLED)
 
     def _connection_lost(self) -> ConnectionLost:
-        self._wire.drain_stderr()
-        self._wire.await_exit(LINGER)
+        if self._wire.ended:
+            self._wire.drain_stderr()
+            self._wire.await_exit(LINGER)
         returncode = self._wire.returncode
         return ConnectionLost(
             "the connection to the far side was lost during the call; whether the function ran to its end is unknown, and where "

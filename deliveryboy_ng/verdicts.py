@@ -83,7 +83,7 @@ def judge(receipt: Receipt, ending: Ending, case: Case) -> Receipt:
     if status and status in b"ELV":
         return _refused(receipt, case, status, payload)
     answered = _answered(receipt, case, status, payload) if status else None
-    if account.ending in _ENDED:
+    if account.ending in _ENDED and _was_asked_for(account.ending, case.options):
         return _ENDED[account.ending](answered or receipt, account, case)
     if answered is not None:
         return answered
@@ -98,6 +98,12 @@ def _failed(receipt: Receipt, verdict: Verdict, error: BaseException, limit: str
         # Without the exception: a record that holds itself cannot be printed.
         error.receipt = replace(receipt, exception=None)
     return receipt
+
+
+def _was_asked_for(ending: str, options: Options) -> bool:
+    if ending in ("timeout", "output"):
+        return (options.timeout is not None) if ending == "timeout" else options.overflow == "kill"
+    return ending in options.limits.as_setup()
 
 
 # --- ended by the supervisor ------------------------------------------------------------------------------------------

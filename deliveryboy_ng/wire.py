@@ -47,7 +47,9 @@ class Wire:
     """One started transport.
 
     :ivar received: what came on its stdout, not yet taken
+    :ivar total: bytes that came on it so far
     :ivar ended: whether its stdout has ended
+    :ivar idle_since: when everything queued had been written, by time.monotonic(); None while something is left
     """
 
     def __init__(self, argv: Sequence[str], detached: bool) -> None:
@@ -58,7 +60,9 @@ class Wire:
         :raises ValueError: if the command line cannot be
         """
         self.received: deque[bytes] = deque()
+        self.total = 0
         self.ended = False
+        self.idle_since: float | None = None
         self._sending: deque[Iterator[bytes]] = deque()
         self._unsent = memoryview(b"")
         self._stderr = bytearray()
@@ -133,6 +137,7 @@ class Wire:
     def send(self, pieces: Iterator[bytes]) -> None:
         """Queue bytes, which are made only as fast as the process takes them."""
         self._sending.append(pieces)
+        self.idle_since = None
         if "stdin" in self._fds:
             self._poll.register(self._fds["stdin"], select.POLLOUT)
 
@@ -170,6 +175,7 @@ class Wire:
             data = b""
         if data:
             self.received.append(data)
+            self.total += len(data)
         else:
             self.ended = True
             self._close("stdout")
@@ -194,6 +200,7 @@ class Wire:
                 if not self._unsent:
                     piece = self._next_piece()
                     if piece is None:
+                        self.idle_since = time.monotonic()
                         self._poll.unregister(self._fds["stdin"])
                         return
                     self._unsent = memoryview(piece)

@@ -322,8 +322,7 @@ class Supervisor:
         for fd, stream in list(call.pipes.items()):
             if stream == "reply":
                 self._relay(fd)
-                return call.answered
-        return True
+        return call.answered
 
     def _interrupt(self, call: Call) -> bool:
         return system.kill_quietly(-call.pid, _signal.SIGINT) or system.kill_quietly(call.pid, _signal.SIGINT)

@@ -1,0 +1,486 @@
+"""Nothing is left behind: no process on the far side, and no process, descriptor, thread or file on this one.
+
+PYTEST_DONT_REWRITE: a rewritten assert refers to pytest, which is not installed where these functions go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import conftest
+import pytest
+
+from deliveryboy_ng import (
+    Command,
+    ConnectionLost,
+    DeliveryError,
+    DeliveryOptionError,
+    Limits,
+    Receipt,
+    Ssh,
+    Unshare,
+    Verdict,
+    deliver,
+)
+
+
+def start_family(mark: str) -> None:
+    """A child, one in a session of its own, and a double-forked daemon, each with the mark in its environment."""
+    env = {**os.environ, "DELIVERYBOY_MARK": mark}
+    subprocess.Popen(["sleep", "1000"], env=env)
+    subprocess.Popen(["sleep", "1000"], env=env, start_new_session=True)
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.chdir("/")
+            os.closerange(0, 1000)
+            os.execve("/bin/sleep", ["sleep", "1000"], env)
+        os._exit(0)
+    os.wait3(0)
+
+
+def ends(mark: str, how: str) -> Any:
+    start_family(mark)
+    print("ready", flush=True)
+    if how == "return":
+        return how
+    if how == "raise":
+        raise KeyError(how)
+    if how == "exit":
+        os._exit(1)
+    if how == "flood":
+        while True:
+            os.write(1, b"x" * 65536)
+    if how == "hoard":
+        kept = []
+        while True:
+            kept.append(os.memfd_create("x"))
+            os.write(kept[-1], bytes(1 << 20))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(1000)
+    return None
+
+
+ENDINGS = {
+    "return": (Verdict.RETURNED, {}),
+    "raise": (Verdict.RAISED, {}),
+    "exit": (Verdict.EXITED, {}),
+    "timeout": (Verdict.TIMEOUT, {"timeout": 0.7, "grace": 0.1}),
+    "flood": (Verdict.OUTPUT_LIMIT, {"max_output": "1M", "overflow": "kill"}),
+    "hoard": (Verdict.MEMORY_LIMIT, {"limits": Limits(memory="48M")}),
+}
+
+
+def all_are_gone(mark: str) -> bool:
+    return bool(conftest.wait_until(lambda: not conftest.processes_with(mark), 2))
+
+
+@pytest.mark.parametrize("how", ENDINGS)
+def test_processes_of_a_call_end_with_it(chain: Any, how: str) -> None:
+    mark = uuid.uuid4().hex
+    verdict, options = ENDINGS[how]
+    receipt = deliver(transport=chain, **options)(ends).run(mark, how)
+    assert receipt.verdict is verdict, receipt.exception
+    assert receipt.clean and not conftest.processes_with(mark)
+
+
+def has_begun(mark: str) -> bool:
+    return bool(conftest.wait_until(lambda: len(conftest.processes_with(mark)) >= 3, 20))
+
+
+def test_cancel_ends_all_processes(chain: Any) -> None:
+    mark = uuid.uuid4().hex
+    delivery = deliver(transport=chain, output="discard")(ends).submit(mark, "sleep")
+    assert has_begun(mark)
+    assert delivery.cancel()
+    assert all_are_gone(mark)
+
+
+@pytest.mark.parametrize("name", ["unshare-pid", "bwrap", "ssh", "ssh-sudo-unshare"])
+def test_lost_transport_ends_all_processes(request: pytest.FixtureRequest, name: str) -> None:
+    mark = uuid.uuid4().hex
+    delivery = deliver(transport=conftest.CHAINS[name](request), output="discard")(ends).submit(mark, "sleep")
+    assert has_begun(mark)
+    conftest.kill(delivery.pid or 0)
+    assert isinstance(delivery.exception(20), ConnectionLost)
+    assert delivery.receipt().verdict is Verdict.LOST
+    assert all_are_gone(mark)
+
+
+def test_front_end_of_sudo_that_is_killed_leaves_nothing() -> None:
+    """What it started goes on, since its pipes are our own; and it ends with the call."""
+    mark = uuid.uuid4().hex
+    delivery = deliver(transport=conftest.need_sudo(), output="discard", timeout=1, grace=0)(ends).submit(mark, "sleep")
+    assert has_begun(mark)
+    conftest.kill(delivery.pid or 0)
+    assert isinstance(delivery.exception(20), DeliveryError)
+    assert all_are_gone(mark)
+
+
+CALLER = """
+import os, signal, sys, threading, time
+sys.path.insert(0, {tests!r})
+from deliveryboy_ng import *
+from test_cleanup import ends
+
+delivery = deliver(transport={chain!r}, output="discard")(ends).submit({mark!r}, "sleep")
+delivery.remote_pid
+print("started", flush=True)
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["sys.stdin.read()", "sys.stdin.readline()", "sys.stdin.readline(); os._exit(3)"],
+    ids=["killed", "ended", "exited"],
+)
+def test_processes_end_with_the_caller(chain: Any, end: str) -> None:
+    mark = uuid.uuid4().hex
+    text = CALLER.format(tests=str(Path(__file__).parent), chain=chain, mark=mark, end=end)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen(
+        [sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    ) as caller:
+        assert caller.stdin is not None and caller.stdout is not None
+        assert caller.stdout.readline() == "started\n"
+        assert has_begun(mark)
+        if end == "sys.stdin.read()":
+            conftest.kill(caller.pid)
+        else:
+            caller.stdin.write("\n")
+            caller.stdin.flush()
+        caller.wait(20)
+    assert all_are_gone(mark)
+
+
+@pytest.mark.parametrize("name", ["local", "sudo", "ssh", "unshare"])
+def test_children_are_kept_on_request(request: pytest.FixtureRequest, name: str) -> None:
+    def work(mark: str) -> int:
+        env = {**os.environ, "DELIVERYBOY_MARK": mark}
+        null = subprocess.DEVNULL
+        return subprocess.Popen(["sleep", "1000"], stdout=null, stderr=null, env=env, start_new_session=True).pid
+
+    mark = uuid.uuid4().hex
+    receipt = deliver(transport=conftest.CHAINS[name](request), keep_children=True)(work).run(mark)
+    try:
+        assert receipt.ok and not receipt.clean
+        time.sleep(0.1)
+        assert conftest.processes_with(mark) == [receipt.value]
+    finally:
+        conftest.kill(receipt.value)
+    timed_out = deliver(transport=conftest.CHAINS[name](request), keep_children=True, timeout=0.5, grace=0.1)(ends).run(
+        mark, "sleep"
+    )
+    assert timed_out.verdict is Verdict.TIMEOUT and timed_out.clean and not conftest.processes_with(mark)
+
+
+def test_children_cannot_be_kept_in_a_pid_namespace() -> None:
+    with pytest.raises(DeliveryOptionError, match="keep_children: a pid namespace ends with the call"):
+        deliver(transport=Unshare(pid=True), keep_children=True)
+    assert deliver(transport=[Unshare(pid=True), Ssh("host")], keep_children=True)
+
+
+def test_fork_bomb_ends_at_the_timeout(chain: Any) -> None:
+    def work(mark: str) -> None:
+        os.environ["DELIVERYBOY_MARK"] = mark
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for _ in range(7):
+            os.fork()
+            if os.getpid() != os.getpgrp() and os.getpid() % 2:
+                os.setsid()
+        os.execve("/bin/sleep", ["sleep", "1000"], os.environ)
+
+    mark = uuid.uuid4().hex
+    receipt = deliver(transport=chain, timeout=0.6, grace=0)(work).run(mark)
+    assert receipt.verdict is Verdict.TIMEOUT and receipt.clean and receipt.usage.tasks > 50
+    assert not conftest.processes_with(mark)
+
+
+# --- a thousand calls -----------------------------------------------------------------------------------------------
+
+
+def fates() -> dict[str, Callable[[], Receipt]]:
+    def flood() -> None:
+        while True:
+            os.write(1, b"x" * 65536)
+
+    def leave_daemon() -> None:
+        subprocess.Popen(["sleep", "1000"], start_new_session=True)
+
+    def cancelled() -> Receipt:
+        delivery = deliver(output="discard")(lambda: time.sleep(1000)).submit()
+        assert delivery.remote_pid
+        delivery.cancel()
+        with contextlib.suppress(DeliveryError):
+            delivery.receipt(20)
+        return deliver(lambda: None).run()
+
+    def refused() -> Receipt:
+        with contextlib.suppress(DeliveryError):
+            deliver(transport=Command(["false"]))(lambda: None).run()
+        return deliver(cwd="/nonexistent")(lambda: None).run()
+
+    return {
+        "returned": deliver(lambda: b"x" * 100_000).run,
+        "raised": deliver(lambda: 1 / 0).run,
+        "exited": deliver(lambda: os._exit(3)).run,
+        "killed": deliver(lambda: os.kill(os.getpid(), 9)).run,
+        "timed out": deliver(timeout=0.02, grace=0)(lambda: time.sleep(1000)).run,
+        "flooded": deliver(max_output=1000, overflow="kill")(flood).run,
+        "left a daemon": deliver(leave_daemon).run,
+        "memory": deliver(limits=Limits(memory="64M"))(lambda: bytearray(1 << 40)).run,
+        "lost": deliver(lambda: os.kill(os.getppid(), 9)).run,
+        "large reply": deliver(max_reply=1000)(lambda: b"x" * 100_000).run,
+        "cancelled": cancelled,
+        "refused": refused,
+    }
+
+
+def test_a_thousand_calls_of_mixed_fates_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    ways = list(fates().values())
+    for way in ways:
+        way()  # what is imported and cached by a first call stays
+
+    def counts() -> tuple[set[str], int, list[str]]:
+        gc.collect()
+        return set(os.listdir("/proc/self/fd")), threading.active_count(), os.listdir(tempfile.gettempdir())
+
+    def children() -> list[str]:
+        return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+    before, before_children = counts(), children()
+    order = random.Random(3)
+    with ThreadPoolExecutor(4) as pool:
+        verdicts = Counter(pool.map(lambda _: order.choice(ways)().verdict, range(1000)))
+    assert conftest.wait_until(lambda: counts() == before, 5), (counts(), before)
+    assert conftest.wait_until(lambda: children() == before_children, 5)
+    assert set(verdicts) == {
+        Verdict.RETURNED,
+        Verdict.RAISED,
+        Verdict.EXITED,
+        Verdict.SIGNALED,
+        Verdict.TIMEOUT,
+        Verdict.OUTPUT_LIMIT,
+        Verdict.MEMORY_LIMIT,
+        Verdict.LOST,
+        Verdict.REPLY_LIMIT,
+        Verdict.REFUSED,
+    }
+
+
+# --- kill something at each step of the protocol --------------------------------------------------------------------
+
+# A transport that passes lines on one by one and kills somebody when a certain one comes by.
+PROXY = """
+import os, signal, subprocess, sys, threading, time
+sys.path.insert(0, {root!r})
+from deliveryboy_ng.worker import frames
+
+step, victim, *argv = sys.argv[1:]
+nonce = argv[-1].encode()
+far = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+names = {{number: name for name, number in vars(frames).items() if name.isupper() and isinstance(number, int)}}
+call = 0
+
+def strike(name):
+    if name != step:
+        return
+    if victim == "caller":
+        os.kill(os.getppid(), signal.SIGKILL)
+    elif victim == "transport":
+        os._exit(9)
+    elif victim == "supervisor":
+        far.kill()
+    elif victim == "call" and call:
+        os.kill(call, signal.SIGKILL)
+
+def pass_on(source, sink, direction):
+    global call
+    decoder = frames.Decoder(nonce, direction)
+    for line in iter(source.readline, b""):
+        try:
+            events = decoder.feed(line)
+        except frames.FrameError:
+            events = []
+        for kind, _, _, payload in events:
+            if kind == frames.STARTED:
+                call = int(payload.split()[0])
+            strike("before " + names.get(kind, "?"))
+        try:
+            sink.write(line)
+            sink.flush()
+        except OSError:
+            break
+        for kind, *_ in events:
+            strike("after " + names.get(kind, "?"))
+    try:
+        sink.close()
+    except OSError:
+        pass
+
+threading.Thread(target=pass_on, args=(sys.stdin.buffer, far.stdin, frames.TO_FAR), daemon=True).start()
+pass_on(far.stdout, sys.stdout.buffer, frames.TO_NEAR)
+os._exit(far.wait())
+"""
+
+STEPS = ["HELLO", "SETUP", "MODULES", "BODY", "START", "STARTED", "STDOUT", "REPLY", "VERDICT"]
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Callable[[str, str], Command]:
+    path = tmp_path / "proxy.py"
+    path.write_text(PROXY.format(root=str(Path(__file__).parent.parent)))
+    return lambda step, victim: Command([sys.executable, str(path), step, victim])
+
+
+def speak(mark: str) -> bytes:
+    start_family(mark)
+    print("spoken", flush=True)
+    time.sleep(0.05)
+    return b"x" * 3000
+
+
+@pytest.mark.parametrize("moment", [f"{when} {step}" for step in STEPS for when in ("before", "after")])
+@pytest.mark.parametrize("victim", ["supervisor", "transport", "call"])
+def test_whoever_dies_at_whatever_step_there_is_one_answer(proxy: Any, victim: str, moment: str) -> None:
+    mark = uuid.uuid4().hex
+    started = time.monotonic()
+    try:
+        receipt = deliver(transport=proxy(moment, victim), timeout=20, connect_timeout=20)(speak).run(mark)
+    except DeliveryError as error:
+        # It could not begin.
+        assert moment.endswith("HELLO") and str(error)
+    else:
+        assert receipt.verdict in (Verdict.LOST, Verdict.RETURNED, Verdict.SIGNALED), receipt.exception
+        assert receipt.ok or isinstance(receipt.exception, DeliveryError)
+        if victim == "call" and moment == "after STARTED":
+            assert (receipt.verdict, receipt.signal) == (Verdict.SIGNALED, 9)
+        if moment == "after VERDICT" or (victim == "supervisor" and moment == "before VERDICT"):
+            assert receipt.ok and receipt.value == b"x" * 3000
+    assert time.monotonic() - started < 10
+    if victim != "supervisor":
+        assert all_are_gone(mark)
+    else:
+        for pid in conftest.processes_with(mark):
+            conftest.kill(pid)
+
+
+@pytest.mark.parametrize("moment", [f"{when} {step}" for step in STEPS for when in ("before", "after")])
+def test_caller_killed_at_whatever_step_leaves_no_process(proxy: Any, moment: str) -> None:
+    mark = uuid.uuid4().hex
+    text = f"from test_cleanup import *\ndeliver(transport={proxy(moment, 'caller')!r})(speak)({mark!r})\ntime.sleep(1000)"
+    path = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
+    caller = subprocess.Popen([sys.executable, "-c", text], env={**os.environ, "PYTHONPATH": ":".join(path), "LATER": mark})
+    assert caller.wait(20) == -9
+    assert all_are_gone(mark)
+    assert conftest.wait_until(lambda: not conftest.processes_with(f"LATER={mark}"), 2)
+
+
+# --- a far side that lies -------------------------------------------------------------------------------------------
+
+# Greets as the worker does and then does what it likes; nobody reads what the caller sends.
+LIAR = """
+import os, sys
+sys.path.insert(0, {root!r})
+from deliveryboy_ng.worker import frames
+from deliveryboy_ng import packing
+nonce = sys.argv[-1].encode()
+out = sys.stdout.buffer
+out.write(b"=" + nonce + b"<hello 1 %x -%s 0\\n" % (sys.hexversion, packing.MAGIC.hex().encode()))
+out.flush()
+os.read(0, 1)
+encoder = frames.Encoder(nonce, frames.TO_NEAR, "narrow")
+def say(kind, payload=b""):
+    out.write(encoder.encode(kind, 1, payload))
+    out.flush()
+try:
+    {lie}
+    while os.read(0, 65536):
+        pass
+except OSError:
+    pass
+"""
+
+LIES = {
+    "nonsense start": 'say(frames.STARTED, b"x y")',
+    "huge pid": 'say(frames.STARTED, b"9" * 5000)',
+    "nonsense verdict": 'say(frames.STARTED, b"1 h"); say(frames.VERDICT, b"\\xff\\x00 = =")',
+    "verdict without status": 'say(frames.VERDICT, b"ending=none")',
+    "stopped status": 'say(frames.VERDICT, b"status=4991 ending=none")',
+    "huge numbers": 'say(frames.VERDICT, b"status=0 ending=none maxrss=" + b"9" * 400)',
+    "not a number": 'say(frames.VERDICT, b"status=0 ending=none user=nan")',
+    "verdict twice": 'say(frames.VERDICT, b"status=0 ending=none"); say(frames.VERDICT, b"status=0 ending=none")',
+    "timeout that was not set": 'say(frames.VERDICT, b"status=9 ending=timeout")',
+    "limit that was not set": 'say(frames.VERDICT, b"status=9 ending=memory observed=5")',
+    "unknown ending": 'say(frames.VERDICT, b"status=9 ending=boredom")',
+    "reply cut short": 'say(frames.REPLY, b"R" + (100).to_bytes(8, "big") + b"x"); say(frames.VERDICT, b"status=0 ending=none")',
+    "reply too long": 'say(frames.REPLY, b"R" + (1).to_bytes(8, "big") + b"xyz"); say(frames.VERDICT, b"status=0 ending=none")',
+    "ten gigabytes announced": 'say(frames.REPLY, b"R" + (10**10).to_bytes(8, "big")); say(frames.VERDICT, b"status=0 ending=none")',
+    "endless preface": 'say(frames.REPLY, b"A" + (10**6).to_bytes(8, "big") + b"x" * 10**6); say(frames.VERDICT, b"status=0 ending=none")',
+    "unknown status": 'say(frames.REPLY, b"Q" + bytes(8)); say(frames.VERDICT, b"status=0 ending=none")',
+    "broken exception": 'say(frames.REPLY, b"X" + (1).to_bytes(8, "big") + b"N"); say(frames.VERDICT, b"status=0 ending=none")',
+    "unknown frames": 'say(99, b"x"); say(frames.VERDICT, b"status=0 ending=none")',
+}
+ENDLESS = {
+    "noise": "while True: out.write(b'x' * 65536)",
+    "noise in lines": "while True: out.write(b'x' * 1000 + b'\\n')",
+    "stdout": "while True: say(frames.STDOUT, b'x' * 60000)",
+    "replies": "while True: say(frames.REPLY, b'x' * 60000)",
+    "starts": "while True: say(frames.STARTED, b'1 h')",
+    "refusals": "while True: say(frames.REFUSED, b'x' * 60000)",
+    "nothing": "pass",
+}
+
+
+@pytest.fixture
+def liar(tmp_path: Path) -> Callable[[str], Command]:
+    def make(lie: str) -> Command:
+        path = tmp_path / "liar.py"
+        path.write_text(LIAR.format(root=str(Path(__file__).parent.parent), lie=lie))
+        return Command([sys.executable, str(path)])
+
+    return make
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_far_side_that_lies_gets_a_documented_error(liar: Any, name: str) -> None:
+    receipt = deliver(transport=liar(LIES[name]), max_reply="1M")(lambda: 1).run()
+    assert not receipt.ok and isinstance(receipt.exception, DeliveryError) and str(receipt.exception)
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_far_side_that_never_ends_is_given_up_and_held_in_bounds(liar: Any, name: str) -> None:
+    import psutil
+
+    before = psutil.Process().memory_info().rss
+    started = time.monotonic()
+    delivery = deliver(transport=liar(ENDLESS[name]), timeout=0.2, grace=0.1, connect_timeout=2, max_reply="1M", output="capture")(
+        lambda: 1
+    ).submit()
+    assert isinstance(_error_of(delivery), DeliveryError) and time.monotonic() - started < 30
+    assert psutil.Process().memory_info().rss - before < 60 << 20
+
+
+def _error_of(delivery: Any) -> BaseException | None:
+    try:
+        return delivery.receipt(40).exception  # type: ignore[no-any-return]
+    except DeliveryError as error:
+        return error
