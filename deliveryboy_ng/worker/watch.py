@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 SHORTEST, LONGEST, IDLE = 0.005, 0.1, 1.0
+# Seconds to wait for each second of looking: a twentieth of a processor while something grows; else so that, with what
+# waking up costs, it stays below a hundredth.
+_WHILE_GROWING, _WHILE_CALM = 20, 400
 # Nobody touches new memory faster than this, bytes a second, or starts processes faster, a second.
 _FASTEST_GROWTH = 4e9
 _FASTEST_FORKING = 20000.0
@@ -43,6 +46,7 @@ class Watch:
         self._started = time.monotonic()
         self.base = _resident_of_this_process()
         self._exact_until = 0
+        self._before = (0, 0)
         self.next_look = self._started + (SHORTEST if self._limited else LONGEST)
 
     def look(self, roots: "list[int]") -> None:
@@ -50,21 +54,24 @@ class Watch:
         begun = time.thread_time()
         room = LONGEST if self._limited else min(IDLE, max(LONGEST, (time.monotonic() - self._started) / 10))
         found = system.tree(roots)
+        tasks = sum(stat.threads for stat in found.values())
+        memfds = {} if self.memory is None else self._memfds(found)
+        held = sum(stat.resident for stat in found.values()) + sum(memfds.values())
+        self.tasks = max(self.tasks, tasks)
         if found:
-            self.tasks = max(self.tasks, sum(stat.threads for stat in found.values()))
-            room = min(room, self._check_tasks(found), self._check_cpu(found), self._check_memory(found))
+            room = min(room, self._check_tasks(tasks), self._check_cpu(found), self._check_memory(found, held, memfds))
+        calm = tasks <= self._before[0] and held <= self._before[1] + (self.memory or 0) // 64
+        self._before = (tasks, held)
         cost = time.thread_time() - begun
-        # Half a percent of a processor; where there is much to look at, five percent.
-        self.next_look = time.monotonic() + max(SHORTEST, room, min(200 * cost, LONGEST), 20 * cost)
+        self.next_look = time.monotonic() + max(SHORTEST, room, min(IDLE, (_WHILE_CALM if calm else _WHILE_GROWING) * cost))
 
     def _exceed(self, limit: str, observed: float) -> None:
         if not self.exceeded:
             self.exceeded, self.observed = limit, observed
 
-    def _check_tasks(self, found: "dict[int, system.Stat]") -> float:
+    def _check_tasks(self, tasks: int) -> float:
         if self.processes is None:
             return IDLE
-        tasks = sum(stat.threads for stat in found.values())
         if tasks > self.processes:
             self._exceed("processes", tasks)
         return (self.processes - tasks) / _FASTEST_FORKING
@@ -79,7 +86,7 @@ class Watch:
 
     # --- memory ---------------------------------------------------------------------------------------------------
 
-    def _check_memory(self, found: "dict[int, system.Stat]") -> float:
+    def _check_memory(self, found: "dict[int, system.Stat]", held: int, memfds: "dict[int, int]") -> float:
         if self.memory is None:
             # Exact where nothing is shared; taken exactly else where it has grown, since then it may be a new peak.
             held = sum(max(0, stat.resident - self.base) for stat in found.values())
@@ -90,8 +97,6 @@ class Watch:
                 held = _memory_of(found, {})
             self.peak = max(self.peak, held)
             return IDLE
-        memfds = self._memfds(found)
-        held = sum(stat.resident for stat in found.values()) + sum(memfds.values())
         if held > 0.8 * self.memory or held > self._exact_until:
             self._exact_until = held + held // 4
             held = _memory_of(found, memfds)
