@@ -135,6 +135,22 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ssh]:
         daemon.wait(10)
 
 
+@pytest.fixture(scope="session")
+def shared_ssh(ssh: Ssh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ssh]:
+    """The same host over one connection that is open already (ControlPath), as many users have it."""
+    folder = tmp_path_factory.mktemp("ssh")
+    config = folder / "config"
+    config.write_text(f"{Path(ssh.config or '').read_text()}ControlPath {folder}/control\n")
+    command = ["ssh", "-F", str(config), "-p", str(ssh.port)]
+    master = subprocess.Popen([*command, "-M", "-N", ssh.host], stdin=subprocess.DEVNULL)
+    try:
+        assert wait_until((folder / "control").exists, 20)
+        yield Ssh(ssh.host, port=ssh.port, config=str(config))
+    finally:
+        master.terminate()
+        master.wait(10)
+
+
 # --- transports -----------------------------------------------------------------------------------------------------
 
 
@@ -178,7 +194,7 @@ CHAINS: dict[str, Callable[[pytest.FixtureRequest], Any]] = {
     "unshare-pid": _unshare_pid,
     "bwrap": lambda request: need_bwrap(),
     "sudo": lambda request: need_sudo(),
-    "ssh": lambda request: request.getfixturevalue("ssh"),
+    "ssh": lambda request: request.getfixturevalue("shared_ssh"),
     "ssh-sudo-unshare": _ssh_sudo_unshare,
 }
 

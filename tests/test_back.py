@@ -471,15 +471,6 @@ def test_stream_that_the_function_replaced_is_flushed_or_ignored() -> None:
     assert receipt.value == 1 and receipt.stdout == b"kept"
 
 
-def test_stopped_supervisor_is_given_up_after_the_timeout() -> None:
-    delivery = deliver(timeout=0.5, grace=0.1)(lambda: time.sleep(1000)).submit()
-    assert delivery.pid and delivery.remote_pid
-    os.kill(delivery.pid, signal.SIGSTOP)
-    assert isinstance(delivery.exception(20), ConnectionLost)
-    assert conftest.wait_until(lambda: not conftest.is_alive(delivery.pid or 0), 5)
-    assert conftest.wait_until(lambda: not conftest.is_alive(delivery.remote_pid or 0), 5)
-
-
 @pytest.mark.parametrize("moment", [0.0, 0.004, 0.008, 0.010, 0.012, 0.014, 0.018])
 def test_transport_killed_at_any_moment_ends_in_an_answer_or_one_error(moment: float) -> None:
     def work() -> str:
