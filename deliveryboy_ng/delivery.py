@@ -28,6 +28,8 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         self._under_way = threading.Event()
         self._pids: tuple[int | None, int | None] = (None, None)
         self._receipt: Receipt | None = None
+        self._problem: BaseException | None = None
+        self._over = threading.Event()
         journey.on_start = self._note_start
         threading.Thread(target=self._run, name=f"deliveryboy {journey.name}", daemon=True).start()
 
@@ -44,18 +46,16 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         return self._pids[1]
 
     def receipt(self, timeout: float | None = None) -> Receipt:
-        """The receipt, once the call has ended.
+        """The receipt, once the call has ended and its processes are gone; of a call that was cancelled, too.
 
         :param timeout: seconds to wait
         :raises TimeoutError: if the call has not ended by then
-        :raises DeliveryError: if the call could not begin, or was cancelled
+        :raises DeliveryError: if the call could not begin, or was cancelled before it did
         """
-        try:
-            error = self.exception(timeout)
-        except concurrent.futures.CancelledError:
-            raise CallCancelled(f"{self._journey.name} was cancelled") from None
+        if not self._over.wait(timeout):
+            raise TimeoutError(f"{self._journey.name} has not ended within {timeout:g} seconds")
         if self._receipt is None:
-            raise error if error is not None else CallCancelled(f"{self._journey.name} was cancelled")
+            raise self._problem or CallCancelled(f"{self._journey.name} was cancelled before it began")
         return self._receipt
 
     def cancel(self) -> bool:
@@ -84,20 +84,21 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
 
     def _run(self) -> None:
         with self._condition:
-            if self._state != "PENDING":
-                return
-            self._state = "RUNNING"
-        error: BaseException | None
-        try:
-            self._receipt = self._journey.travel()
-            value, error = self._receipt.value, self._receipt.exception
-        except BaseException as problem:
-            value, error = None, problem
+            cancelled = self._state != "PENDING"
+            if not cancelled:
+                self._state = "RUNNING"
+        if not cancelled:
+            try:
+                self._receipt = self._journey.travel()
+            except BaseException as problem:
+                self._problem = problem
+        # Before the result: whoever is told of that may ask for the receipt at once.
+        self._over.set()
         self._under_way.set()
         try:
-            if error is not None:
-                self.set_exception(error)
+            if self._receipt is not None and self._receipt.exception is None:
+                self.set_result(self._receipt.value)
             else:
-                self.set_result(value)
+                self.set_exception(self._problem if self._receipt is None else self._receipt.exception)
         except concurrent.futures.InvalidStateError:
-            pass  # cancelled meanwhile
+            pass  # cancelled

@@ -152,7 +152,7 @@ class Journey:
             "locale": _locale(),
             "cwd": options.cwd,
             "limits": options.limits.as_setup(),
-            "guarded": guard_of(options.chain) == "signals",
+            "guard": guard_of(options.chain),
             "most_output": int(options.max_output) if options.overflow == "kill" else None,
             "keep_children": options.keep_children,
             "magic": packing.MAGIC if box.by_value else b"",

@@ -45,8 +45,9 @@ class Limits:
     Three are held for all processes of the call together, by watching them:
 
     :param memory: bytes of memory that belongs to the call: anonymous and shared memory, memfds, and what of it is
-        swapped out; pages of files do not count, and neither do files on a tmpfs that nobody has mapped.  Besides, the
-        call's own process gets a MemoryError at the line that asks for too much
+        swapped out; pages of files do not count, and neither do files on a tmpfs that nobody has mapped, nor as much as
+        the call's packed box has, twice.  Besides, the call's own process gets a MemoryError at the line that asks for
+        too much
     :param cpu: seconds of processor time, fractions allowed
     :param processes: number of processes and threads, the first included
 

@@ -27,11 +27,12 @@ __all__ = ["Ending", "Greeting", "Parcel", "Session"]
 
 # The far side keeps the time; this side only steps in when nothing is heard of it for so long after it should have.
 _STALLED = 5.0
-# Bytes that count as progress in that time, and of what may still be on its way when the time is over.
-_PROGRESS = 1 << 12
+# Bytes that may still be on their way, and are not waited for, when the time is over.
 _MOST_LATE = 1 << 22
 # Bytes a second that any line can be expected to carry: the box may still lie in its buffers when it has been written.
 _SLOWEST = 1 << 14
+# Bytes of what the call process tells before its reply.
+_LONGEST_PREFACE = 1 << 16
 _OLDEST = 0x03080000
 
 
@@ -97,7 +98,7 @@ class Account:
             }
             if not all(0 <= number < 1 << 64 for number in numbers.values()):
                 raise ValueError("out of bounds")
-            if not (os.WIFEXITED(numbers["status"]) or os.WIFSIGNALED(numbers["status"])):
+            if numbers["status"] >= 1 << 16 or not (os.WIFEXITED(numbers["status"]) or os.WIFSIGNALED(numbers["status"])):
                 raise ValueError("a process does not end like that")
             return cls(ending=words["ending"], **numbers)
         except (ValueError, KeyError, TypeError) as error:
@@ -121,20 +122,27 @@ class Reply:
         self.size = 0
         self._most = most
         self._data = bytearray()
+        self._has_begun = False
 
     def feed(self, data: bytes) -> None:
         self.size += len(data)
         if self.overlong:
             return
         self._data += data
-        self._take_preface()
+        if not self._has_begun:
+            self._take_preface()
         if max(len(self._data), self._announced() or 0) > self._most + STATUS_SIZE:
             self.overlong = True
             self._data.clear()
 
     def _take_preface(self) -> None:
-        if self._data[:1] == b"A" and (size := self._announced()) is not None and STATUS_SIZE + size <= len(self._data):
-            self.applied = tuple(self._data[STATUS_SIZE : STATUS_SIZE + size].decode("utf-8", "replace").splitlines()[:100])
+        size = self._announced()
+        if self._data[:1] == b"A" and (size is None or STATUS_SIZE + size > len(self._data)):
+            self.overlong = (size or 0) > _LONGEST_PREFACE
+            return
+        self._has_begun = True
+        if self._data[:1] == b"A" and size is not None:
+            self.applied = tuple(self._data[STATUS_SIZE : STATUS_SIZE + size].decode("utf-8", "replace").splitlines())
             del self._data[: STATUS_SIZE + size]
 
     def _announced(self) -> int | None:
@@ -162,24 +170,25 @@ class Ending:
     cancelled: bool = False
     lost: ConnectionLost | None = None
     patience: float = math.inf
-    _heard: int = 0
+    _due: float = math.inf
+    _earned: float = 0.0
     _late: int = 0
     _total: int | None = None
 
     def give_up_after(self, seconds: float) -> None:
         """The far side should have been heard of by then."""
-        self.patience = min(self.patience, time.monotonic() + seconds)
+        self.patience = self._due = min(self.patience, time.monotonic() + seconds)
 
     def hear(self, kind: int, size: int) -> None:
-        """Wait longer for what is overdue while it is on its way; but not for a far side that only says it is."""
+        """Wait longer for what is overdue while it comes, as fast as a slow line at least; for what is unwanted, not for ever."""
         until = time.monotonic() + _STALLED
         if until <= self.patience or kind not in (frames.STDOUT, frames.STDERR, frames.REPLY):
             return
-        if kind != frames.REPLY or self.reply.overlong:
+        if kind != frames.REPLY or self.reply.overlong or self.cancelled:
             self._late += size
-        self._heard += size
-        if self._heard >= _PROGRESS and self._late <= _MOST_LATE:
-            self.patience, self._heard = until, 0
+        if self._late <= _MOST_LATE:
+            self._earned += size / _SLOWEST
+            self.patience = max(self.patience, min(until, self._due + self._earned))
 
     def is_overdue(self, total: int) -> bool:
         """Whether nothing more can be hoped for from what has come already: so many bytes altogether."""

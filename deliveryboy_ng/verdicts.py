@@ -6,8 +6,10 @@ Only evidence counts: the wait status, the supervisor's own timers and figures, 
 from __future__ import annotations
 
 import errno
+import math
 import platform
 import signal
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,9 +42,6 @@ from .transports import is_elsewhere
 from .worker import call
 
 __all__ = ["Case", "judge"]
-
-_TICK = 0.05
-"""Seconds by which the clocks of the kernel's limit and of its accounting may differ."""
 
 _LIMITS: dict[str, tuple[Verdict, type[LimitExceeded]]] = {
     "cpu": (Verdict.CPU_LIMIT, CpuLimitExceeded),
@@ -121,7 +120,9 @@ def _took_too_long(receipt: Receipt, account: Account, case: Case) -> Receipt:
 
 def _used_too_much_cpu(receipt: Receipt, account: Account, case: Case) -> Receipt:
     used = max(account.observed, account.user + account.system)
-    return _beyond(receipt, case, "cpu", f"its processes used {used:.2f} seconds of processor time together and were killed")
+    ended = "" if receipt.exception is not None else " and were killed"
+    text = f"its processes used {used:.2f} seconds of processor time together{ended}"
+    return _beyond(receipt, case, "cpu", text, receipt.exception)
 
 
 def _used_too_much_memory(receipt: Receipt, account: Account, case: Case) -> Receipt:
@@ -192,11 +193,15 @@ def _raised(receipt: Receipt, case: Case, error: BaseException, limit: str) -> R
         # Meanwhile some have ended; but the supervisor has seen them.
         limit = "processes"
     if limit in _LIMITS and limit in case.options.limits.as_setup():
-        words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        words = _named(error)
         if _LIMITS[limit][0] is Verdict.MEMORY_LIMIT:
             words += f" (its processes held {in_mebibytes(receipt.usage.peak)} at most)"
         return _beyond(receipt, case, limit, words, error)
     return _failed(receipt, Verdict.RAISED, error)
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _refused(receipt: Receipt, case: Case, status: bytes, payload: memoryview) -> Receipt:
@@ -207,7 +212,9 @@ def _refused(receipt: Receipt, case: Case, status: bytes, payload: memoryview) -
         problem = VersionMismatchError(f"{case.name} has not run: {_text(payload)}, there is {receipt.python}")
     else:
         try:
-            error, _ = replies.rebuild_exception(payload, case.own, _origin(receipt, case))
+            error, limit = replies.rebuild_exception(payload, case.own, _origin(receipt, case))
+            if limit in _LIMITS and limit in case.options.limits.as_setup():
+                return _beyond(receipt, case, limit, f"it has not run, its box could not be unpacked there: {_named(error)}", error)
             problem = _not_unpacked(receipt, case, error)
         except DeliveryPickleError as unreadable:
             problem = unreadable
@@ -240,7 +247,8 @@ def _text(payload: memoryview) -> str:
 def _ended_itself(receipt: Receipt, case: Case) -> Receipt:
     limits = case.options.limits.as_setup()
     used = receipt.usage.user + receipt.usage.system
-    if receipt.signal in (signal.SIGXCPU, signal.SIGKILL) and used >= limits.get("cpu", float("inf")) - _TICK:
+    # What the watch does not end, the kernel does, by whole seconds.
+    if receipt.signal in (signal.SIGXCPU, signal.SIGKILL) and used >= math.ceil(limits.get("cpu", sys.maxsize)):
         return _beyond(receipt, case, "cpu", f"it used {used:.2f} seconds of processor time and was killed")
     if receipt.signal == signal.SIGXFSZ and "file_size" in limits:
         return _beyond(receipt, case, "file_size", "it was killed by SIGXFSZ")

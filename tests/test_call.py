@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import functools
 import os
+import queue
 import signal
 import sys
 import threading
@@ -165,6 +166,12 @@ def test_submit_works_with_wait_and_as_completed_and_await() -> None:
     assert asyncio.run(main()) == 15
 
 
+def test_receipt_is_there_when_the_callbacks_run() -> None:
+    told: queue.Queue[Any] = queue.Queue()
+    add.submit(1).add_done_callback(lambda delivery: told.put(delivery.receipt(20).value))
+    assert told.get(timeout=20) == 6
+
+
 def test_submit_exception_is_the_original() -> None:
     delivery = deliver(lambda: {}["missing"]).submit()
     assert isinstance(delivery.exception(30), KeyError)
@@ -194,14 +201,16 @@ def test_cancel_kills_a_running_call(chain: Any, tmp_path: Path) -> None:
     assert delivery.cancelled() and delivery.done()
     with pytest.raises(concurrent.futures.CancelledError):
         delivery.result()
-    with pytest.raises(CallCancelled):
-        delivery.receipt()
-    assert wait_until(lambda: not processes_with(mark), 5), processes_with(mark)
+    receipt = delivery.receipt(20)
+    assert receipt.verdict is Verdict.CANCELLED and receipt.clean and isinstance(receipt.exception, CallCancelled)
+    assert not processes_with(mark)
 
 
 def test_cancel_before_the_greeting_ends_the_transport() -> None:
     delivery = deliver(transport=Command(["sh", "-c", 'sleep 1000; exec "$@"', "sh"]), connect_timeout=100)(lambda: 1).submit()
     assert delivery.cancel()
+    with pytest.raises(CallCancelled, match="before it began"):
+        delivery.receipt(20)
     assert wait_until(lambda: not any(t.name.startswith("deliveryboy") for t in threading.enumerate()), 10)
 
 
@@ -446,6 +455,7 @@ def test_input_is_the_calls_stdin_and_otherwise_empty(chain: Any) -> None:
 def test_signals_are_as_at_the_start_of_a_program(script: Any) -> None:
     result = script(
         """
+import queue
 import signal
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -523,7 +533,7 @@ def test_limits_are_set_in_the_call_process(chain: Any) -> None:
 
     limits = Limits(cpu=6.5, open_files=66, core=0, address_space="512M")
     receipt = deliver(transport=chain, limits=limits)(look).run()
-    assert receipt.value == [(7, 8), (66, 66), (0, 0), (512 << 20, 528 << 20)]
+    assert receipt.value == [(7, 9), (66, 66), (0, 0), (512 << 20, 528 << 20)]
     assert set(receipt.applied) >= {"cpu=6.5", "open_files=66", "core=0", f"address_space={512 << 20}"}
 
 

@@ -31,6 +31,7 @@ from deliveryboy_ng import (
     DeliveryError,
     DeliveryOptionError,
     Limits,
+    ProtectionUnavailable,
     Receipt,
     Ssh,
     Unshare,
@@ -227,9 +228,7 @@ def fates() -> dict[str, Callable[[], Receipt]]:
         delivery = deliver(output="discard")(lambda: time.sleep(1000)).submit()
         assert delivery.remote_pid
         delivery.cancel()
-        with contextlib.suppress(DeliveryError):
-            delivery.receipt(20)
-        return deliver(lambda: None).run()
+        return delivery.receipt(20)
 
     def refused() -> Receipt:
         with contextlib.suppress(DeliveryError):
@@ -281,6 +280,7 @@ def test_a_thousand_calls_of_mixed_fates_leave_nothing_behind(tmp_path: Path, mo
         Verdict.OUTPUT_LIMIT,
         Verdict.MEMORY_LIMIT,
         Verdict.LOST,
+        Verdict.CANCELLED,
         Verdict.REPLY_LIMIT,
         Verdict.REFUSED,
     }
@@ -394,6 +394,27 @@ def test_caller_killed_at_whatever_step_leaves_no_process(proxy: Any, moment: st
     assert conftest.wait_until(lambda: not conftest.processes_with(f"LATER={mark}"), 2)
 
 
+def test_calls_are_not_said_to_be_clean_where_orphans_cannot_be_adopted(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!{sys.executable} -ISB\n"
+        "import sys\n"
+        "sys.modules['_ctypes'] = None\n"
+        "code, sys.argv = sys.argv[5], sys.argv[5:]\n"
+        "exec(code)\n"
+    )
+    python.chmod(0o755)
+    receipt = deliver(executable=str(python))(lambda: 1).run()
+    assert receipt.ok and not receipt.clean
+    with pytest.raises(ProtectionUnavailable, match="Landlock"):
+        deliver(executable=str(python), transport=_confined())(lambda: 1)()
+
+
+def _confined() -> Unshare:
+    conftest.need_unshare()
+    return Unshare()
+
+
 # --- a far side that lies -------------------------------------------------------------------------------------------
 
 # Greets as the worker does and then does what it likes; nobody reads what the caller sends.
@@ -425,6 +446,7 @@ LIES = {
     "nonsense verdict": 'say(frames.STARTED, b"1 h"); say(frames.VERDICT, b"\\xff\\x00 = =")',
     "verdict without status": 'say(frames.VERDICT, b"ending=none")',
     "stopped status": 'say(frames.VERDICT, b"status=4991 ending=none")',
+    "huge status": 'say(frames.VERDICT, b"status=18446744073709551360 ending=none")',
     "huge numbers": 'say(frames.VERDICT, b"status=0 ending=none maxrss=" + b"9" * 400)',
     "not a number": 'say(frames.VERDICT, b"status=0 ending=none user=nan")',
     "verdict twice": 'say(frames.VERDICT, b"status=0 ending=none"); say(frames.VERDICT, b"status=0 ending=none")',
@@ -446,6 +468,7 @@ ENDLESS = {
     "replies": "while True: say(frames.REPLY, b'x' * 60000)",
     "starts": "while True: say(frames.STARTED, b'1 h')",
     "refusals": "while True: say(frames.REFUSED, b'x' * 60000)",
+    "drips": "say(frames.STARTED, b'1 h')\n    while True: import time; time.sleep(0.1); say(frames.REPLY, b'R')",
     "nothing": "pass",
 }
 

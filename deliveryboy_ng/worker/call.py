@@ -4,7 +4,7 @@ Contract: far side, standard library only, Python 3.8+.  ``main(...)`` is entere
 just forked and never returns.  Descriptor 0 is the call's own input, 1 and 2 are pipes that the supervisor relays, 3 is
 the reply: records of one status byte, the payload's size in 8 bytes, the payload.
 
-    A text    what is enforced from here on, line by line; not the last record
+    A text    what is enforced from here on, line by line; the first record if there is one, and never the last
     R pickle      the function returned            X pickle   it raised: records as failure.py makes them
     U text        it returned what cannot travel   L pickle   box could not be unpacked: records
     E text        the call cannot be prepared as asked; the function has not run
@@ -29,6 +29,7 @@ REPLY_FD = 3
 # Exit codes of the worker's own: it failed itself, or an interrupt came when the function had already returned.
 FAILED = 70
 INTERRUPTED_TOO_LATE = 71
+_SPARE = 1 << 18
 current: "Any" = None  # the function this process runs; delivered functions that meet themselves run in place
 
 
@@ -56,7 +57,7 @@ class Pipes:
 
     def __init__(self, stdin: bytes, detached: bool) -> None:
         self.stdin = _input_file(stdin)
-        self.detached = detached
+        self.given = len(stdin)
         if detached:
             self.far = [posix.open("/dev/null", posix.O_WRONLY) for _ in range(3)]
             self.near: "list[int]" = []
@@ -114,41 +115,44 @@ class Refusal(Exception):
     """The call cannot be prepared as asked."""
 
 
-def main(setup: "dict[str, Any]", modules: bytes, body: bytes, pipes: Pipes, parent: int) -> None:
-    """Run one call to its end; never returns."""
+def main(setup: "dict[str, Any]", box: "list[bytes]", pipes: Pipes, parent: int) -> None:
+    """Run one call to its end; never returns.
+
+    :param box: the modules and the body; emptied, so that this process does not keep what it has unpacked
+    """
     code = FAILED
     try:
-        code = _run(setup, modules, body, pipes, parent)
+        code = _run(setup, box, pipes, parent)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
         posix._exit(code)
 
 
-def _run(setup: "dict[str, Any]", modules: bytes, body: bytes, pipes: Pipes, parent: int) -> int:
+def _run(setup: "dict[str, Any]", box: "list[bytes]", pipes: Pipes, parent: int) -> int:
     pipes.take_far_ends()
     global _replier
     _replier = (posix.getpid(), _identity())
     _become_ordinary(parent)
     if setup["magic"] and setup["magic"] != _magic():
         return _reply(b"V", ("the box is for Python %s" % setup["python"]).encode())
-    memory = _private_memory() if "memory" in setup["limits"] else 0
-    applied: "list[str]" = []
+    # Given back at once when memory is refused: what has to be done then needs some.
+    spare = [bytearray(_SPARE)] if setup["limits"] else []
     try:
+        limit = _limiter(setup, sum(map(len, box)) if setup["guard"] else 0)
         _prepare(setup)
-        if setup["guarded"]:
+        if setup["guard"]:
             # Nothing of the caller's is unpacked or imported before this.
-            applied += _guard() + _limit(setup["limits"], memory)
-        function, args, kwargs = _unpack(marshal.loads(modules), body)
-        if not setup["guarded"]:
+            _tell(_guard(setup["guard"]) + limit())
+        function, args, kwargs = _unpack(box)
+        if not setup["guard"]:
             # The import of what was shipped is not the function's doing; a small limit shall not break it.
-            applied += _limit(setup["limits"], memory)
+            _tell(limit())
     except Refusal as error:
         return _reply(b"E", str(error).encode("utf-8", "replace"))
     except BaseException as error:
+        spare.clear()
         return _reply(b"L", _pack_failure(error))
-    if applied:
-        _send(b"A", "\n".join(applied).encode())
     try:
         value = _call(function, args, kwargs)
         # From here on an interrupt comes too late; it is kept, and told by the exit code.
@@ -157,12 +161,15 @@ def _run(setup: "dict[str, Any]", modules: bytes, body: bytes, pipes: Pipes, par
         _leave()
         return _exit_code(error)
     except BaseException as error:
+        spare.clear()
         reply = _pack_failure(error)
         del error
         return _reply(b"X", reply, _leave)
     try:
         reply = _dumps(value)
     except MemoryError as error:
+        spare.clear()
+        value = None
         return _reply(b"X", _pack_failure(error), _leave)
     except BaseException as error:
         return _reply(b"U", ("%s: %s" % (type(error).__name__, _text_of(error))).encode("utf-8", "replace"), _leave)
@@ -277,9 +284,9 @@ def _prepare_streams() -> None:
     sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
-def _unpack(modules: "dict[str, tuple[object, ...]]", body: bytes) -> "Any":
-    shipped.install(modules)
-    function, args, kwargs = rebuild.loads(body)
+def _unpack(box: "list[bytes]") -> "Any":
+    shipped.install(marshal.loads(box.pop(0)))
+    function, args, kwargs = rebuild.loads(box.pop())
     return function, args, kwargs
 
 
@@ -299,11 +306,13 @@ def _dumps(value: object) -> bytes:
 
 
 def _pack_failure(error: BaseException) -> bytes:
-    from . import failure, limits
+    from . import limits
+
+    limits.make_room()
+    from . import failure
 
     limit = limits.cause(error)
     failure.let_go(error)
-    limits.make_room()
     return failure.pack(error, _dumps, limit)
 
 
@@ -313,31 +322,44 @@ def _text_of(error: BaseException) -> str:
     return failure.text_of(error)
 
 
-def _private_memory() -> int:
-    try:
-        resident, shared, _ = system.memory_of_this_process()
-    except OSError:
-        return 0
-    return resident - shared
+def _limiter(setup: "dict[str, Any]", given: int) -> "Any":
+    """The function that sets the limits: counted from what this process has now, its packed box included.
 
-
-def _limit(asked: "dict[str, Any]", memory_before: int) -> "list[str]":
+    Later that is replaced by what was in it; a call that is limited before needs room for both, *given* bytes more.
+    """
+    asked = setup["limits"]
     if not asked:
-        return []
+        return list
     from . import limits
 
     try:
-        return limits.apply(asked, memory_before)
-    except limits.CannotEnforce as error:
-        raise Refusal(str(error)) from None
+        resident, shared = system.memory_of_this_process()[:2]
+    except OSError:
+        resident = shared = 0
+
+    def limit() -> "list[str]":
+        try:
+            return limits.apply(asked, setup["grace"], resident - shared, given)
+        except limits.CannotEnforce as error:
+            raise Refusal(str(error)) from None
+
+    return limit
 
 
-def _guard() -> "list[str]":
+def _tell(applied: "list[str]") -> None:
+    if applied:
+        _send(b"A", "\n".join(applied).encode())
+
+
+def _guard(kind: str) -> "list[str]":
     from . import confine
 
     try:
         confine.keep_signals_inside()
     except confine.Unavailable as error:
+        if kind == "pid namespace":
+            # Whatever the call does to its supervisor there, nothing of it outlives that.
+            return []
         raise Refusal(
             "a call with fewer rights than its caller must not be able to kill its supervisor: %s; put Unshare(pid=True) behind "
             "the transport, which does it by a pid namespace" % error

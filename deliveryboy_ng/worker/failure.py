@@ -53,7 +53,12 @@ def pack(error: BaseException, dumps: "Any", limit: str) -> bytes:
                 "limit": "" if records else limit,
             }
         )
-    return dumps(records)  # type: ignore[no-any-return]
+    try:
+        return dumps(records)  # type: ignore[no-any-return]
+    except MemoryError:
+        for record in records:
+            record.update(text=record["text"][:LONGEST_LINE], pickle="MemoryError", notes=[])
+        return dumps(records)  # type: ignore[no-any-return]
 
 
 def let_go(error: BaseException) -> None:
@@ -119,13 +124,21 @@ def _line(file: str, number: "int | None", namespace: "dict[str, Any]") -> str:
     loader = namespace.get("__loader__")
     try:
         if type(loader).__module__ == "deliveryboy_ng.worker.shipped":
-            text = (loader.get_source("") or "").encode("utf-8", "replace")  # type: ignore[union-attr]
+            lines = (loader.get_source("") or "").encode("utf-8", "replace").split(b"\n", number)  # type: ignore[union-attr]
+            line = lines[number - 1] if number <= len(lines) else b""
         elif file.startswith("/"):
-            with open(file, "rb") as source:
-                text = source.read(1 << 24)
+            line = _line_of_file(file, number)
         else:
             return ""
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, MemoryError):
         return ""
-    lines = text.split(b"\n", number)
-    return lines[number - 1].decode("utf-8", "replace").strip()[:LONGEST_LINE] if number <= len(lines) else ""
+    return line.decode("utf-8", "replace").strip()[:LONGEST_LINE]
+
+
+def _line_of_file(file: str, number: int) -> bytes:
+    """Read so that next to no memory is needed: there may be none."""
+    with open(file, "rb") as source:
+        for _ in range(number - 1):
+            if not source.readline(1 << 16):
+                return b""
+        return source.readline(1 << 16)

@@ -4,6 +4,7 @@ Contract: far side, standard library only, Python 3.8+.  Runs in the call proces
 in the units of ``deliveryboy_ng.Limits``; what all processes of a call may use together is watch.py's to hold.
 """
 
+import _thread
 import posix
 import sys
 
@@ -29,7 +30,10 @@ _RESERVE = 16 << 20
 _HEADROOM = 8 << 20
 
 _asked: "dict[str, Any]" = {}
-_tasks_before = sys.maxsize
+# For DATA and AS: whose limit it is, and where it stands.
+_held: "dict[str, tuple[str, int]]" = {}
+_room: "dict[str, Any]" = {}
+_THREAD_STARTS = ("start_new_thread", "start_joinable_thread")
 _FORKS = {"fork", "fork1", "forkpty", "fork_exec", "_fork_exec", "posix_spawn", "posix_spawnp", "start_new_thread"}
 
 
@@ -49,10 +53,12 @@ def lower_thread_counts(limits: "dict[str, Any]") -> "dict[str, str | None]":
     return {name: str(max(1, threads)) for name in _THREAD_COUNTS if name.encode() not in posix.environ}
 
 
-def apply(limits: "dict[str, Any]", memory_before: int) -> "list[str]":
+def apply(limits: "dict[str, Any]", grace: float, memory_before: int, given: int) -> "list[str]":
     """Set every limit, and tell them one by one, or raise :class:`CannotEnforce`.
 
+    :param grace: seconds that a call has to end by itself when it has used its processor time
     :param memory_before: bytes of private memory that the process had when it began
+    :param given: bytes of memory that are not charged to it, for what it brought along
     """
     _asked.update(limits)
     if any(name in limits for name in ("memory", "cpu", "processes")) and not system.proc_is_ours():
@@ -61,18 +67,18 @@ def apply(limits: "dict[str, Any]", memory_before: int) -> "list[str]":
         _try("nice=%d" % limits["nice"], _set_niceness, limits["nice"])
     if "cpu_affinity" in limits:
         _try("cpu_affinity=%r" % (limits["cpu_affinity"],), _set_affinity, limits["cpu_affinity"])
-    for name, (soft, hard) in limits.get("rlimits", {}).items():
-        _set_rlimit("rlimits: RLIMIT_" + name, name, soft, hard)
-    for name, rlimit in _OF_EACH_PROCESS.items():
-        if name in limits:
-            _set_rlimit(name, rlimit, limits[name], limits[name])
     if "cpu" in limits:
         seconds = int(-(-limits["cpu"] // 1))
         # With soft == hard the kernel sends SIGKILL at once, and no handler of the function's ever runs.
-        _set_rlimit("cpu", "CPU", seconds, max(seconds, min(seconds + 1, _hard_limit("CPU"))))
+        _set_rlimit("cpu", "CPU", seconds, max(seconds, min(seconds + 1 + int(-(-grace // 1)), _hard_limit("CPU"))))
     if "processes" in limits:
         _limit_processes(limits["processes"])
-    _limit_memory(limits, memory_before)
+    _limit_memory(limits, memory_before, given)
+    for name, rlimit in _OF_EACH_PROCESS.items():
+        if name in limits:
+            _set_rlimit(name, rlimit, limits[name], limits[name])
+    for name, (soft, hard) in limits.get("rlimits", {}).items():
+        _set_rlimit("rlimits: RLIMIT_" + name, name, soft, hard)
     return [
         "%s=%s" % (name, value if not isinstance(value, float) else "%g" % value)
         for name, value in limits.items()
@@ -80,21 +86,57 @@ def apply(limits: "dict[str, Any]", memory_before: int) -> "list[str]":
     ] + ["rlimits[RLIMIT_%s]=%d:%d" % (name, *pair) for name, pair in limits.get("rlimits", {}).items()]
 
 
-def _limit_memory(limits: "dict[str, Any]", memory_before: int) -> None:
+def _limit_memory(limits: "dict[str, Any]", memory_before: int, given: int) -> None:
     if "address_space" in limits:
-        _set_rlimit("address_space", "AS", limits["address_space"], _with_reserve(limits["address_space"], "AS"))
-    data = [limits["data"]] if "data" in limits else []
+        _hold("address_space", "AS", limits["address_space"], _RESERVE)
+    if "data" in limits:
+        _hold("data", "DATA", limits["data"], _RESERVE)
     if "memory" in limits:
-        resident, shared, mapped = system.memory_of_this_process()
-        taken = max(0, resident - shared - memory_before)
-        spare = limits["memory"] - taken - min(_HEADROOM, limits["memory"] // 4)
-        data.append(min(mapped + max(0, spare), _hard_limit("DATA")))
-    if data:
-        _set_rlimit("data" if "data" in limits else "memory", "DATA", min(data), _with_reserve(min(data), "DATA"))
+        resident, shared, mapped = system.memory_of_this_process()[:3]
+        headroom = min(_HEADROOM, limits["memory"] // 4)
+        spare = limits["memory"] + given - max(0, resident - shared - memory_before) - headroom
+        if mapped + max(0, spare) < min(_hard_limit("DATA"), limits.get("data", sys.maxsize)):
+            _hold("memory", "DATA", mapped + max(0, spare), headroom)
+            _let_threads_reserve_their_stacks()
 
 
-def _with_reserve(soft: int, name: str) -> int:
-    return max(soft, min(soft + _RESERVE, _hard_limit(name)))
+def _hold(name: str, rlimit: str, soft: int, reserve: int) -> None:
+    """Limit the memory of this process, with a reserve that :func:`make_room` gives back."""
+    import resource
+
+    number = getattr(resource, "RLIMIT_" + rlimit)
+    most = _hard_limit(rlimit)
+    # What the watch holds need not be beyond the function's reach, and may have to be raised.
+    hard = resource.getrlimit(number)[1] if name == "memory" else max(soft, min(soft + reserve, most))
+    _set_rlimit(name, rlimit, soft, hard)
+    _held[rlimit] = (name, soft)
+    _room[rlimit] = [resource.setrlimit, number, (max(soft, min(soft + reserve, most)), hard)]
+
+
+def _let_threads_reserve_their_stacks() -> None:
+    """A thread reserves all of its stack at once and touches little of it; the watch counts what it touches."""
+
+    def with_room(start: "Any") -> "Any":
+        def start_with_room(*args: "Any", **kwargs: "Any") -> "Any":
+            setrlimit, number, (_, hard) = _room["DATA"]
+            soft = _held["DATA"][1] + (_thread._count() + 1) * _stack_of_a_thread()
+            most = _hard_limit("DATA")
+            setrlimit(number, (min(soft, most), hard))
+            _room["DATA"][2] = (min(soft + _HEADROOM, most), hard)
+            return start(*args, **kwargs)
+
+        return start_with_room
+
+    # threading has its own references to them, under these names.
+    for module, name in [(_thread, name) for name in _THREAD_STARTS] + [
+        (sys.modules.get("threading"), "_" + name) for name in _THREAD_STARTS
+    ]:
+        if hasattr(module, name):
+            setattr(module, name, with_room(getattr(module, name)))
+
+
+def _stack_of_a_thread() -> int:
+    return _thread.stack_size() or 8 << 20
 
 
 def _hard_limit(name: str) -> int:
@@ -140,13 +182,11 @@ def _set_affinity(numbers: "list[int]") -> None:
 
 def _limit_processes(number: int) -> None:
     """RLIMIT_NPROC counts what the user has elsewhere too; and it is not enforced on the machine's own root."""
-    global _tasks_before
     outside = system.read("/proc/self/uid_map").split() == [b"0", b"0", b"4294967295"]
     if outside and posix.getuid() == 0:
         return
-    _tasks_before = _tasks_of_this_user() - 1
     # In a user namespace a few may be out of sight, such as the command that made it; the watch counts exactly.
-    most = min(_tasks_before + number + (0 if outside else 4), _hard_limit("NPROC"))
+    most = min(_tasks_of_this_user() - 1 + number + (0 if outside else 4), _hard_limit("NPROC"))
     _set_rlimit("processes", "NPROC", most, most)
 
 
@@ -172,14 +212,9 @@ def _tasks_of_this_user() -> int:
 
 
 def make_room() -> None:
-    """Give back what was kept for the answer's sake."""
-    if any(name in _asked for name in ("memory", "data", "address_space")):
-        import resource
-
-        for name in ("DATA", "AS"):
-            number = getattr(resource, "RLIMIT_" + name)
-            hard = resource.getrlimit(number)[1]
-            resource.setrlimit(number, (hard, hard))
+    """Give back what was kept for the answer's sake; allocates next to nothing."""
+    for setrlimit, number, pair in _room.values():
+        setrlimit(number, pair)
 
 
 def cause(error: BaseException) -> str:
@@ -188,24 +223,40 @@ def cause(error: BaseException) -> str:
     Told by what the exception is and carries, and by what the kernel counts at this moment; what a ``raise`` statement of
     the function's made is its own.
     """
+    if not _asked or _was_raised_by_a_statement(error):
+        return ""
     code = error.errno if isinstance(error, OSError) else None
-    no_thread = type(error) is RuntimeError and error.args == ("can't start new thread",)
     if "file_size" in _asked and code == 27:  # EFBIG
         return "file_size"
     if "open_files" in _asked and code == 24:  # EMFILE
         return "open_files"
+    if isinstance(error, MemoryError) or code == 12:  # ENOMEM
+        return _scarcest_memory(sys.maxsize)
+    no_thread = type(error) is RuntimeError and error.args == ("can't start new thread",)
+    if no_thread:
+        # Its stack comes first.
+        limit = _scarcest_memory(_stack_of_a_thread())
+        if limit:
+            return limit
     if "processes" in _asked and (no_thread or (code == 11 and _comes_from_fork(error))):  # EAGAIN
         return "processes" if _most_processes_are_taken() else "processes?"
-    if code == 12 or (isinstance(error, MemoryError) and not _was_raised_by_a_statement(error)) or no_thread:  # ENOMEM
-        for name in ("memory", "data", "address_space"):
-            if name in _asked:
-                return name
     return ""
 
 
+def _scarcest_memory(needed: int) -> str:
+    """The limit that leaves this process the least memory, and less than *needed*."""
+    try:
+        _, _, mapped, addressed = system.memory_of_this_process()
+    except OSError:
+        mapped = addressed = 0
+    left = [(soft - (mapped if rlimit == "DATA" else addressed), name) for rlimit, (name, soft) in _held.items()]
+    return min([each for each in left if each[0] < needed], default=(0, ""))[1]
+
+
 def _most_processes_are_taken() -> bool:
-    """Whether half of them are: processes that fork at the same time keep each other from the last few."""
-    return bool(_tasks_of_this_user() - _tasks_before >= _asked["processes"] // 2)
+    """Whether the call has half of them: processes that fork at the same time keep each other from the last few."""
+    found = system.tree([posix.getppid()])
+    return bool(sum(stat.threads for stat in found.values()) - 1 >= _asked["processes"] // 2)
 
 
 def _comes_from_fork(error: BaseException) -> bool:

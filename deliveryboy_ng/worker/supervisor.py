@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 READ = 1 << 16
 # Above this many bytes waiting for a slow near side, the calls' pipes are left to fill: back-pressure instead of memory.
 BACKLOG = 1 << 20
+_LARGE = 1 << 20
 _HANDLED = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
 _STREAMS = {"stdout": frames.STDOUT, "stderr": frames.STDERR, "reply": frames.REPLY}
 
@@ -70,7 +71,8 @@ class Call:
 class Supervisor:
     """Owns the wire, the clock and every process below it."""
 
-    def __init__(self, nonce: bytes, lane: str) -> None:
+    def __init__(self, nonce: bytes, lane: str, adopts: bool) -> None:
+        self.adopts = adopts
         self.decoder = frames.decoder(nonce, frames.TO_FAR, lane)
         self.encoder = frames.Encoder(nonce, frames.TO_NEAR, lane)
         # A line must leave in one write, or another writer's bytes might get into it.
@@ -207,12 +209,13 @@ class Supervisor:
 
     def _start(self, call: Call) -> None:
         try:
-            stdin = call.part(frames.INPUT)
-            pipes = call_process.Pipes(stdin, bool(call.setup["detached"]))
+            pipes = call_process.Pipes(call.part(frames.INPUT), bool(call.setup["detached"]))
             if call.setup["limits"]:
                 # For both sides of the fork: found here, with a short sys.path, it costs half of what it does there.
                 import resource
-            body, modules = call.part(frames.BODY), call.part(frames.MODULES)
+            box = [call.part(frames.MODULES), call.part(frames.BODY)]
+            if pipes.given + len(box[1]) > _LARGE:
+                system.trim_heap()
             parent = posix.getpid()
             # Until the call process has let go of this one's handlers, a signal for it would be taken for one for us.
             _signal.pthread_sigmask(_signal.SIG_BLOCK, (*_HANDLED, _signal.SIGINT))
@@ -228,7 +231,7 @@ class Supervisor:
             return
         if pid == 0:
             # Never returns.
-            call_process.main(call.setup, modules, body, pipes, parent)
+            call_process.main(call.setup, box, pipes, parent)
         call.pid = pid
         call.started = time.monotonic()
         timeout = call.setup["timeout"]
@@ -240,7 +243,7 @@ class Supervisor:
         if call.setup["limits"] or not call.setup["detached"]:
             from . import watch
 
-            call.watch = watch.Watch(call.setup["limits"], len(stdin))
+            call.watch = watch.Watch(call.setup["limits"], pipes.given, sum(map(len, box)))
         call.pipes = pipes.near_ends()
         for fd in call.pipes:
             posix.set_blocking(fd, False)
@@ -421,7 +424,8 @@ class Supervisor:
             "system": "%.6f" % call.system,
             "wall": "%.6f" % call.wall,
             "interrupts": call.interrupts,
-            "clean": int(clean),
+            # Where orphans go elsewhere, nobody knows whether there are any.
+            "clean": int(clean and self.adopts),
             **self._figures(call),
         }
         self.send(frames.VERDICT, call.number, " ".join("%s=%s" % item for item in words.items()).encode())
@@ -479,7 +483,8 @@ class Supervisor:
     def _look_after(self, call: Call, watched: "watch.Watch") -> None:
         others = self._others(call)
         roots = [pid for pid in system.children(posix.getpid()) if pid not in others]
-        watched.look(roots or [call.pid])
+        deadlines = [other.deadline for other in self.calls.values() if other.deadline is not None]
+        watched.look(roots or [call.pid], min(deadlines, default=float("inf")))
         if watched.exceeded == "cpu":
             if not call.ending:
                 self._ask_to_end(call, "cpu", _signal.SIGXCPU)
@@ -514,10 +519,10 @@ def main(nonce: bytes, lane: str, pending: bytes) -> None:
     """Serve the session and leave; never returns."""
     code = 1
     try:
-        system.become_supervisor()
+        adopts = system.become_supervisor()
         call_process.import_early()
         _quiet_terminal()
-        Supervisor(nonce, lane).serve(pending)
+        Supervisor(nonce, lane, adopts).serve(pending)
         code = 0
     except frames.FrameError as error:
         posix.write(2, ("deliveryboy: %s\n" % error).encode())

@@ -47,10 +47,18 @@ def syscall(number: int, *args: "int | bytes | None") -> int:
     return _call("syscall", number, *args)
 
 
-def become_supervisor() -> None:
-    """Adopt orphans, so that double-forked daemons can be found, and be no target for ptrace or /proc/PID/mem."""
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
+def trim_heap() -> None:
+    """Give freed memory back to the system (malloc_trim(3)); else a process that is forked gets it as its own."""
+    _call("malloc_trim", 0)
+
+
+def become_supervisor() -> bool:
+    """Adopt orphans, so that double-forked daemons can be found, and be no target for ptrace or /proc/PID/mem.
+
+    Tells whether orphans come here.
+    """
     prctl(PR_SET_DUMPABLE, 0)
+    return prctl(PR_SET_CHILD_SUBREAPER, 1) or posix.getpid() == 1
 
 
 def die_with(parent: int) -> None:
@@ -87,25 +95,36 @@ def read(path: str) -> bytes:
 
 
 class Stat:
-    """What /proc/PID/stat says of one process (proc(5)); raises OSError if there is none."""
+    """What /proc/PID/stat says of one process (proc(5)); raises OSError if there is none.
 
-    __slots__ = ("group", "parent", "resident", "session", "threads", "ticks")
+    ``ticks`` is its own processor time, ``ticks_of_children`` that of those it has waited for; ``place`` is where the
+    rest about it is found.
+    """
+
+    __slots__ = ("group", "parent", "place", "resident", "session", "threads", "ticks", "ticks_of_children")
 
     def __init__(self, pid: int) -> None:
-        text = read("/proc/%d/stat" % pid)
-        # The command's name stands in brackets and may itself hold brackets and spaces.
-        words = text[text.rindex(b")") + 2 :].split()
+        self.place = "/proc/%d" % pid
+        words = self._words()
         self.parent, self.group, self.session = int(words[1]), int(words[2]), int(words[3])
-        # Its own processor time and that of the children it has waited for.
-        self.ticks = int(words[11]) + int(words[12]) + int(words[13]) + int(words[14])
+        self.ticks, self.ticks_of_children = int(words[11]) + int(words[12]), int(words[13]) + int(words[14])
         self.threads = int(words[17])
+        if words[0] == b"Z" and self.threads > 1:
+            # Its main thread alone has ended, and took the view on what the others still have with it.
+            self.place += "/task/" + max(posix.listdir(self.place + "/task"), key=int)
+            words = self._words()
         self.resident = int(words[21]) * PAGE
 
+    def _words(self) -> "list[bytes]":
+        text = read(self.place + "/stat")
+        # The command's name stands in brackets and may itself hold brackets and spaces.
+        return text[text.rindex(b")") + 2 :].split()
 
-def memory_of_this_process() -> "tuple[int, int, int]":
-    """Bytes that are resident, resident and backed by files or shared memory, and mapped as private data."""
+
+def memory_of_this_process() -> "tuple[int, int, int, int]":
+    """Bytes that are resident, resident and backed by files or shared memory, mapped as private data, mapped at all."""
     words = read("/proc/self/statm").split()
-    return int(words[1]) * PAGE, int(words[2]) * PAGE, int(words[5]) * PAGE
+    return int(words[1]) * PAGE, int(words[2]) * PAGE, int(words[5]) * PAGE, int(words[0]) * PAGE
 
 
 def descendants(root: int) -> "list[tuple[int, Stat]]":

@@ -3,7 +3,8 @@
 Contract: far side, standard library only, Python 3.8+.  Runs in the supervisor, which asks for a look whenever one is due
 and ends the call when a limit is exceeded.  Looking is cheap (one file per process) and adapts: often near a limit, seldom
 far from it, and never for more than a small part of a processor's time.  Where the cheap figure, which counts shared pages
-once per process, comes near the memory limit, an exact one is taken.
+once per process, comes near the memory limit, an exact one is taken.  However much there is to see, a look ends when the
+supervisor's clock has something else to do.
 """
 
 import posix
@@ -13,7 +14,7 @@ from . import system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Iterator
 
 SHORTEST, LONGEST, IDLE = 0.005, 0.1, 1.0
 # Seconds to wait for each second of looking: a twentieth of a processor while something grows; else so that, with what
@@ -23,6 +24,10 @@ _WHILE_GROWING, _WHILE_CALM = 20, 400
 _FASTEST_GROWTH = 4e9
 _FASTEST_FORKING = 20000.0
 _TICK = 1.0 / posix.sysconf("SC_CLK_TCK")
+# What is swapped out is in the exact figure only, taken once in so many looks for that.
+_LOOKS_FOR_SWAP = 10
+# Descriptors to look at in one look, for memfds; a call that holds more is gone through in several.
+_DESCRIPTORS = 4000
 
 
 class Watch:
@@ -32,8 +37,8 @@ class Watch:
     before any of it; when a limit is exceeded, ``exceeded`` is its name and ``observed`` what was seen.
     """
 
-    def __init__(self, limits: "dict[str, Any]", given: int) -> None:
-        """*given*: bytes of the call's input, which is held in a memfd that the call did not make."""
+    def __init__(self, limits: "dict[str, Any]", given: int, box: int) -> None:
+        """Bytes that are not the call's: *given* of input, in a memfd that it did not make; *box*, packed and unpacked."""
         self.memory: "int | None" = limits.get("memory")
         self.processes: "int | None" = limits.get("processes")
         self.cpu: "float | None" = limits.get("cpu")
@@ -41,27 +46,31 @@ class Watch:
         self.exceeded = ""
         self.observed = 0.0
         self.reaped_cpu = 0.0
-        self._given = given
+        self._memfds = Memfds(given)
+        self._box = 2 * box
         self._limited = any(limit is not None for limit in (self.memory, self.processes, self.cpu))
         self._started = time.monotonic()
         self.base = _resident_of_this_process()
-        self._exact_until = 0
-        self._before = (0, 0)
+        self._exact_until = self._looks = 0
+        self._before: "dict[int, system.Stat]" = {}
+        self._held_before = 0
+        self._credited = 0.0
+        self._lost_cpu = 0.0
         self.next_look = self._started + (SHORTEST if self._limited else LONGEST)
 
-    def look(self, roots: "list[int]") -> None:
-        """Take the figures of *roots* and of all processes below them."""
+    def look(self, roots: "list[int]", until: float) -> None:
+        """Take the figures of *roots* and of all processes below them; the dearer ones not after *until*."""
         begun = time.thread_time()
         room = LONGEST if self._limited else min(IDLE, max(LONGEST, (time.monotonic() - self._started) / 10))
         found = system.tree(roots)
         tasks = sum(stat.threads for stat in found.values())
-        memfds = {} if self.memory is None else self._memfds(found)
+        memfds = {} if self.memory is None else self._memfds.sizes(found)
         held = sum(stat.resident for stat in found.values()) + sum(memfds.values())
         self.tasks = max(self.tasks, tasks)
         if found:
-            room = min(room, self._check_tasks(tasks), self._check_cpu(found), self._check_memory(found, held, memfds))
-        calm = tasks <= self._before[0] and held <= self._before[1] + (self.memory or 0) // 64
-        self._before = (tasks, held)
+            room = min(room, self._check_tasks(tasks), self._check_cpu(found), self._check_memory(found, held, memfds, until))
+        calm = tasks <= sum(stat.threads for stat in self._before.values()) and held <= self._held_before + (self.memory or 0) // 64
+        self._before, self._held_before = found, held
         cost = time.thread_time() - begun
         self.next_look = time.monotonic() + max(SHORTEST, room, min(IDLE, (_WHILE_CALM if calm else _WHILE_GROWING) * cost))
 
@@ -79,51 +88,95 @@ class Watch:
     def _check_cpu(self, found: "dict[int, system.Stat]") -> float:
         if self.cpu is None:
             return IDLE
-        used = self.reaped_cpu + sum(stat.ticks for stat in found.values()) * _TICK
+        self._find_lost_cpu(found)
+        used = self._lost_cpu + self.reaped_cpu + sum(stat.ticks + stat.ticks_of_children for stat in found.values()) * _TICK
         if used >= self.cpu:
             self._exceed("cpu", used)
         return max(_TICK, (self.cpu - used) / (posix.cpu_count() or 1))
 
+    def _find_lost_cpu(self, found: "dict[int, system.Stat]") -> None:
+        """Count those whose parent ignores SIGCHLD: the kernel adds their time to nobody's when they end."""
+        gone = [stat for pid, stat in self._before.items() if pid not in found]
+        credited = self.reaped_cpu + sum(stat.ticks_of_children for stat in found.values()) * _TICK
+        owed = sum(stat.ticks + stat.ticks_of_children for stat in gone) * _TICK
+        settled = credited - (self._credited - sum(stat.ticks_of_children for stat in gone) * _TICK)
+        if owed > settled + 2 * len(gone) * _TICK:
+            self._lost_cpu += owed - settled
+        self._credited = credited
+
     # --- memory ---------------------------------------------------------------------------------------------------
 
-    def _check_memory(self, found: "dict[int, system.Stat]", held: int, memfds: "dict[int, int]") -> float:
+    def _check_memory(self, found: "dict[int, system.Stat]", held: int, memfds: "dict[int, int]", until: float) -> float:
         if self.memory is None:
             # Exact where nothing is shared; taken exactly else where it has grown, since then it may be a new peak.
             held = sum(max(0, stat.resident - self.base) for stat in found.values())
-            if held > self.peak and len(found) > 1:
-                if held <= self._exact_until:
-                    return IDLE
-                self._exact_until = held + held // 4
-                held = _memory_of(found, {})
-            self.peak = max(self.peak, held)
+            if held > self.peak and (len(found) == 1 or self._is_worth_measuring(held)):
+                self.peak = max(self.peak, (held if len(found) == 1 else _memory_of(found, {}, until)) or 0)
             return IDLE
-        if held > 0.8 * self.memory or held > self._exact_until:
-            self._exact_until = held + held // 4
-            held = _memory_of(found, memfds)
-            self.peak = max(self.peak, held)
-        if held > self.memory:
-            self._exceed("memory", held)
-        return (self.memory - held) / _FASTEST_GROWTH
+        allowed = self.memory + self._box
+        self._looks += 1
+        swapped = self._looks % _LOOKS_FOR_SWAP == 0 and _has_swap()
+        if held > 0.8 * allowed or swapped or self._is_worth_measuring(held):
+            measured = _memory_of(found, memfds, until)
+            if measured is not None:
+                held = measured
+                self.peak = max(self.peak, held)
+                if held > allowed:
+                    self._exceed("memory", held - self._box)
+        return (allowed - held) / _FASTEST_GROWTH
 
-    def _memfds(self, found: "dict[int, system.Stat]") -> "dict[int, int]":
-        """Bytes in each memfd that a process holds open: written to, it counts nowhere else."""
+    def _is_worth_measuring(self, held: int) -> bool:
+        """Whether the cheap figure has grown by a quarter since the exact one was taken."""
+        if held <= self._exact_until:
+            return False
+        self._exact_until = held + held // 4
+        return True
+
+
+class Memfds:
+    """Finds the memfds that processes hold open: what is written to one counts nowhere else."""
+
+    def __init__(self, given: int) -> None:
+        self._given = given
+        self._walk: "Iterator[str]" = iter(())
+        self._known: "dict[int, str]" = {}
+
+    def sizes(self, found: "dict[int, system.Stat]") -> "dict[int, int]":
+        """Bytes in each, by inode; of those that have been found so far, where there are very many descriptors."""
         sizes: "dict[int, int]" = {}
-        for pid in found:
-            folder = "/proc/%d/fd" % pid
-            try:
-                names = posix.listdir(folder)
-            except OSError:
-                continue
-            for name in names:
-                try:
-                    target = posix.readlink("%s/%s" % (folder, name))
-                    if target.startswith("/memfd:"):
-                        known = posix.stat("%s/%s" % (folder, name))
-                        given = self._given if target.startswith("/memfd:deliveryboy input ") else 0
-                        sizes[known.st_ino] = max(0, known.st_blocks * 512 - given)
-                except OSError:
-                    continue
+        for path in list(self._known.values()):
+            self._note(path, sizes)
+        for count, path in enumerate(self._walk):
+            self._note(path, sizes)
+            if count == _DESCRIPTORS:
+                break
+        else:
+            self._walk = _descriptors([stat.place for stat in found.values()])
+            for _, path in zip(range(_DESCRIPTORS), self._walk):
+                self._note(path, sizes)
+        self._known = {inode: path for inode, path in self._known.items() if inode in sizes}
         return sizes
+
+    def _note(self, path: str, sizes: "dict[int, int]") -> None:
+        try:
+            target = posix.readlink(path)
+            if target.startswith("/memfd:"):
+                found = posix.stat(path)
+                given = self._given if target.startswith("/memfd:deliveryboy input ") else 0
+                sizes[found.st_ino] = max(0, found.st_blocks * 512 - given)
+                self._known[found.st_ino] = path
+        except OSError:
+            pass
+
+
+def _descriptors(places: "list[str]") -> "Iterator[str]":
+    for place in places:
+        try:
+            with posix.scandir(place + "/fd") as entries:
+                for entry in entries:
+                    yield entry.path
+        except OSError:
+            continue
 
 
 def _resident_of_this_process() -> int:
@@ -133,17 +186,26 @@ def _resident_of_this_process() -> int:
         return 0
 
 
-def _memory_of(found: "dict[int, system.Stat]", memfds: "dict[int, int]") -> int:
+def _has_swap() -> bool:
+    try:
+        return system.read("/proc/swaps").count(b"\n") > 1
+    except OSError:
+        return False
+
+
+def _memory_of(found: "dict[int, system.Stat]", memfds: "dict[int, int]", until: float) -> "int | None":
     """Memory that belongs to these processes alone: shared pages once, none of those that the supervisor shares.
 
-    What lies in a memfd is counted by the memfd, whether it is mapped or not.
+    What lies in a memfd is counted by the memfd, whether it is mapped or not.  Nothing if that takes too long.
     """
     total = sum(memfds.values()) - _lent_by_this_process()
-    for pid, stat in found.items():
+    for stat in found.values():
+        if time.monotonic() > until:
+            return None
         try:
-            total += _owned(system.read("/proc/%d/smaps_rollup" % pid))
+            total += _owned(system.read(stat.place + "/smaps_rollup"))
             if memfds:
-                total -= _mapped(system.read("/proc/%d/smaps" % pid), memfds)
+                total -= _mapped(system.read(stat.place + "/smaps"), memfds)
         except (OSError, ValueError):
             # Set-uid programs cannot be looked into; their resident pages can be counted.
             total += stat.resident
