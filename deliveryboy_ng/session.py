@@ -170,10 +170,16 @@ class Ending:
     cancelled: bool = False
     lost: ConnectionLost | None = None
     patience: float = math.inf
+    start_by: float = math.inf
     _due: float = math.inf
     _earned: float = 0.0
     _late: int = 0
     _total: int | None = None
+
+    @property
+    def deadline(self) -> float:
+        """When to give it up, if nothing comes."""
+        return min(self.patience, self.start_by)
 
     def give_up_after(self, seconds: float) -> None:
         """The far side should have been heard of by then."""
@@ -182,7 +188,7 @@ class Ending:
     def hear(self, kind: int, size: int) -> None:
         """Wait longer for what is overdue while it comes, as fast as a slow line at least; for what is unwanted, not for ever."""
         until = time.monotonic() + _STALLED
-        if until <= self.patience or kind not in (frames.STDOUT, frames.STDERR, frames.REPLY):
+        if self.remote_pid is None or until <= self.patience or kind not in (frames.STDOUT, frames.STDERR, frames.REPLY):
             return
         if kind != frames.REPLY or self.reply.overlong or self.cancelled:
             self._late += size
@@ -192,7 +198,7 @@ class Ending:
 
     def is_overdue(self, total: int) -> bool:
         """Whether nothing more can be hoped for from what has come already: so many bytes altogether."""
-        if time.monotonic() < self.patience:
+        if time.monotonic() < self.deadline:
             self._total = None
             return False
         self._total = total if self._total is None else self._total
@@ -335,17 +341,18 @@ class Session:
             if (
                 self._has_ended()
                 or ending.is_overdue(self._wire.total)
-                or (time.monotonic() >= ending.patience and not self._wire.pump(0))
+                or (time.monotonic() >= ending.deadline and not self._wire.pump(0))
             ):
                 ending.lost = self._connection_lost()
                 break
-            self._wire.pump(None if ending.patience == math.inf else max(0.0, ending.patience - time.monotonic()))
+            self._wire.pump(None if ending.deadline == math.inf else max(0.0, ending.deadline - time.monotonic()))
         return ending
 
     def _expect_start(self, ending: Ending, parcel: Parcel) -> None:
-        """Once it has been told everything, the far side starts the call at once."""
-        if ending.remote_pid is None and self._wire.idle_since is not None and ending.patience == math.inf:
-            ending.give_up_after(self._start_patience + parcel.size / _SLOWEST)
+        """The far side takes what it is told without a pause, and once it has been told everything it starts the call."""
+        if ending.remote_pid is None:
+            on_its_way = parcel.size / _SLOWEST if self._wire.is_idle else _STALLED
+            ending.start_by = self._wire.last_written + self._start_patience + on_its_way
 
     def _lines_of(self, parcel: Parcel) -> Iterator[bytes]:
         import marshal
@@ -372,7 +379,7 @@ class Session:
             if ending.remote_pid is not None:
                 raise frames.FrameError("a call that starts twice")
             ending.remote_pid, ending.host = _started(payload)
-            ending.patience = math.inf
+            ending.start_by = math.inf
         elif kind == frames.VERDICT:
             ending.account = Account.of(payload)
         elif kind == frames.REFUSED:

@@ -49,7 +49,8 @@ class Wire:
     :ivar received: what came on its stdout, not yet taken
     :ivar total: bytes that came on it so far
     :ivar ended: whether its stdout has ended
-    :ivar idle_since: when everything queued had been written, by time.monotonic(); None while something is left
+    :ivar is_idle: whether everything queued has been written
+    :ivar last_written: when the process last took something, by time.monotonic()
     """
 
     def __init__(self, argv: Sequence[str], detached: bool) -> None:
@@ -62,7 +63,8 @@ class Wire:
         self.received: deque[bytes] = deque()
         self.total = 0
         self.ended = False
-        self.idle_since: float | None = None
+        self.is_idle = True
+        self.last_written = time.monotonic()
         self._sending: deque[Iterator[bytes]] = deque()
         self._unsent = memoryview(b"")
         self._stderr = bytearray()
@@ -137,7 +139,7 @@ class Wire:
     def send(self, pieces: Iterator[bytes]) -> None:
         """Queue bytes, which are made only as fast as the process takes them."""
         self._sending.append(pieces)
-        self.idle_since = None
+        self.is_idle = False
         if "stdin" in self._fds:
             self._poll.register(self._fds["stdin"], select.POLLOUT)
 
@@ -200,11 +202,12 @@ class Wire:
                 if not self._unsent:
                     piece = self._next_piece()
                     if piece is None:
-                        self.idle_since = time.monotonic()
+                        self.is_idle = True
                         self._poll.unregister(self._fds["stdin"])
                         return
                     self._unsent = memoryview(piece)
                 self._unsent = self._unsent[os.write(self._fds["stdin"], self._unsent) :]
+                self.last_written = time.monotonic()
         except BlockingIOError:
             return
         except OSError:

@@ -20,6 +20,7 @@ MODULES = (
     "frames",
     "system",
     "limits",
+    "evidence",
     "confine",
     "watch",
     "standin",

@@ -37,6 +37,7 @@ from deliveryboy_ng import (
     Unshare,
     Verdict,
     deliver,
+    session,
 )
 
 
@@ -489,17 +490,29 @@ def test_far_side_that_lies_gets_a_documented_error(liar: Any, name: str) -> Non
     assert not receipt.ok and isinstance(receipt.exception, DeliveryError) and str(receipt.exception)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_STALLED", 0.5)
+
+
 @pytest.mark.parametrize("name", ENDLESS)
-def test_far_side_that_never_ends_is_given_up_and_held_in_bounds(liar: Any, name: str) -> None:
+def test_far_side_that_never_ends_is_given_up_and_held_in_bounds(liar: Any, impatient: None, name: str) -> None:
     import psutil
 
     before = psutil.Process().memory_info().rss
     started = time.monotonic()
-    delivery = deliver(transport=liar(ENDLESS[name]), timeout=0.2, grace=0.1, connect_timeout=2, max_reply="1M", output="capture")(
+    delivery = deliver(transport=liar(ENDLESS[name]), timeout=0.2, grace=0.1, connect_timeout=1, max_reply="1M", output="capture")(
         lambda: 1
     ).submit()
     assert isinstance(_error_of(delivery), DeliveryError) and time.monotonic() - started < 30
     assert psutil.Process().memory_info().rss - before < 60 << 20
+
+
+def test_far_side_that_stops_reading_is_given_up(liar: Any, impatient: None) -> None:
+    started = time.monotonic()
+    with pytest.raises(ConnectionLost):
+        deliver(transport=liar("import time; time.sleep(60)"), connect_timeout=1)(lambda data: 1)(bytes(1 << 20))
+    assert time.monotonic() - started < 20
 
 
 def _error_of(delivery: Any) -> BaseException | None:

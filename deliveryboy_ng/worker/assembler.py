@@ -12,7 +12,7 @@ every start, so it is short.  It greets on stdout with one line ::
 
 (ENCODING is raw or base64), a marshalled dict of module names and their marshalled code or source, and executes its entry
 "" (boot.py) with that dict as ``w``, the nonce as ``n``, the first line's words as ``t`` and the bytes read too far as
-``d``.  End of input before that means that nobody wants it: it leaves.
+``d``.  While the worker is on its way it imports what that will need.  End of input before that means that nobody wants it: it leaves.
 """
 
 import posix, sys
@@ -23,6 +23,10 @@ try:
 except ImportError:
     m = ""
 posix.write(1, ("=%s<hello 1 %x -%s %d\n" % (n, sys.hexversion, m, posix.isatty(0) or posix.isatty(1))).encode())
+try:
+    import _ctypes, faulthandler, select
+except ImportError:
+    pass
 d = t = b""
 z = 1 << 30
 while len(d) < z:

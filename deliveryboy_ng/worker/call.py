@@ -309,9 +309,9 @@ def _pack_failure(error: BaseException) -> bytes:
     from . import limits
 
     limits.make_room()
-    from . import failure
+    from . import evidence, failure
 
-    limit = limits.cause(error)
+    limit = evidence.cause(error)
     failure.let_go(error)
     return failure.pack(error, _dumps, limit)
 

@@ -1,7 +1,8 @@
-"""Sets the call process's limits, and recognises them in the errors that they cause.
+"""Sets the call process's limits.
 
 Contract: far side, standard library only, Python 3.8+.  Runs in the call process.  The limits are a dict, by the names and
-in the units of ``deliveryboy_ng.Limits``; what all processes of a call may use together is watch.py's to hold.
+in the units of ``deliveryboy_ng.Limits``; what all processes of a call may use together is watch.py's to hold.  Errors that come
+from them are evidence.py's to recognise.
 """
 
 import _thread
@@ -29,12 +30,11 @@ _RESERVE = 16 << 20
 # The watch counts some pages that RLIMIT_DATA does not; the allocation that is too large shall fail before it steps in.
 _HEADROOM = 8 << 20
 
-_asked: "dict[str, Any]" = {}
+asked: "dict[str, Any]" = {}  # the limits that are set
 # For DATA and AS: whose limit it is, and where it stands.
-_held: "dict[str, tuple[str, int]]" = {}
+held: "dict[str, tuple[str, int]]" = {}
 _room: "dict[str, Any]" = {}
 _THREAD_STARTS = ("start_new_thread", "start_joinable_thread")
-_FORKS = {"fork", "fork1", "forkpty", "fork_exec", "_fork_exec", "posix_spawn", "posix_spawnp", "start_new_thread"}
 
 
 class CannotEnforce(Exception):
@@ -60,7 +60,7 @@ def apply(limits: "dict[str, Any]", grace: float, memory_before: int, given: int
     :param memory_before: bytes of private memory that the process had when it began
     :param given: bytes of memory that are not charged to it, for what it brought along
     """
-    _asked.update(limits)
+    asked.update(limits)
     if any(name in limits for name in ("memory", "cpu", "processes")) and not system.proc_is_ours():
         raise CannotEnforce("memory, cpu and processes cannot be watched there, where /proc does not show the call's processes")
     if "nice" in limits:
@@ -109,7 +109,7 @@ def _hold(name: str, rlimit: str, soft: int, reserve: int) -> None:
     # What the watch holds need not be beyond the function's reach, and may have to be raised.
     hard = resource.getrlimit(number)[1] if name == "memory" else max(soft, min(soft + reserve, most))
     _set_rlimit(name, rlimit, soft, hard)
-    _held[rlimit] = (name, soft)
+    held[rlimit] = (name, soft)
     _room[rlimit] = [resource.setrlimit, number, (max(soft, min(soft + reserve, most)), hard)]
 
 
@@ -119,7 +119,7 @@ def _let_threads_reserve_their_stacks() -> None:
     def with_room(start: "Any") -> "Any":
         def start_with_room(*args: "Any", **kwargs: "Any") -> "Any":
             setrlimit, number, (_, hard) = _room["DATA"]
-            soft = _held["DATA"][1] + (_thread._count() + 1) * _stack_of_a_thread()
+            soft = held["DATA"][1] + (_thread._count() + 1) * stack_of_a_thread()
             most = _hard_limit("DATA")
             setrlimit(number, (min(soft, most), hard))
             _room["DATA"][2] = (min(soft + _HEADROOM, most), hard)
@@ -135,7 +135,8 @@ def _let_threads_reserve_their_stacks() -> None:
             setattr(module, name, with_room(getattr(module, name)))
 
 
-def _stack_of_a_thread() -> int:
+def stack_of_a_thread() -> int:
+    """Bytes, as Python asks for them, or else as the C library does."""
     return _thread.stack_size() or 8 << 20
 
 
@@ -208,75 +209,7 @@ def _tasks_of_this_user() -> int:
     return total
 
 
-# --- which limit an error comes from ----------------------------------------------------------------------------------
-
-
 def make_room() -> None:
     """Give back what was kept for the answer's sake; allocates next to nothing."""
     for setrlimit, number, pair in _room.values():
         setrlimit(number, pair)
-
-
-def cause(error: BaseException) -> str:
-    """The name of the limit that *error* comes from, or nothing; with a question mark where it may have been that limit.
-
-    Told by what the exception is and carries, and by what the kernel counts at this moment; what a ``raise`` statement of
-    the function's made is its own.
-    """
-    if not _asked or _was_raised_by_a_statement(error):
-        return ""
-    code = error.errno if isinstance(error, OSError) else None
-    if "file_size" in _asked and code == 27:  # EFBIG
-        return "file_size"
-    if "open_files" in _asked and code == 24:  # EMFILE
-        return "open_files"
-    if isinstance(error, MemoryError) or code == 12:  # ENOMEM
-        return _scarcest_memory(sys.maxsize)
-    no_thread = type(error) is RuntimeError and error.args == ("can't start new thread",)
-    if no_thread:
-        # Its stack comes first.
-        limit = _scarcest_memory(_stack_of_a_thread())
-        if limit:
-            return limit
-    if "processes" in _asked and (no_thread or (code == 11 and _comes_from_fork(error))):  # EAGAIN
-        return "processes" if _most_processes_are_taken() else "processes?"
-    return ""
-
-
-def _scarcest_memory(needed: int) -> str:
-    """The limit that leaves this process the least memory, and less than *needed*."""
-    try:
-        _, _, mapped, addressed = system.memory_of_this_process()
-    except OSError:
-        mapped = addressed = 0
-    left = [(soft - (mapped if rlimit == "DATA" else addressed), name) for rlimit, (name, soft) in _held.items()]
-    return min([each for each in left if each[0] < needed], default=(0, ""))[1]
-
-
-def _most_processes_are_taken() -> bool:
-    """Whether the call has half of them: processes that fork at the same time keep each other from the last few."""
-    found = system.tree([posix.getppid()])
-    return bool(sum(stat.threads for stat in found.values()) - 1 >= _asked["processes"] // 2)
-
-
-def _comes_from_fork(error: BaseException) -> bool:
-    """Whether the frame that failed starts processes: a socket that has nothing to read says EAGAIN as well."""
-    traceback = _last(error)
-    return traceback is None or bool(_FORKS & set(traceback.tb_frame.f_code.co_names))
-
-
-def _was_raised_by_a_statement(error: BaseException) -> bool:
-    import opcode
-
-    traceback = _last(error)
-    if traceback is None or traceback.tb_lasti < 0:
-        return False
-    return bool(traceback.tb_frame.f_code.co_code[traceback.tb_lasti] == opcode.opmap["RAISE_VARARGS"])
-
-
-def _last(error: BaseException) -> "Any":
-    """The innermost entry of its traceback."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return traceback

@@ -30,6 +30,8 @@ READ = 1 << 16
 # Above this many bytes waiting for a slow near side, the calls' pipes are left to fill: back-pressure instead of memory.
 BACKLOG = 1 << 20
 _LARGE = 1 << 20
+# Seconds after a call's start, with and without limits that have to be watched.
+_FIRST_LOOK, _FIRST_IDLE_LOOK = 0.005, 0.1
 _HANDLED = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
 _STREAMS = {"stdout": frames.STDOUT, "stderr": frames.STDERR, "reply": frames.REPLY}
 
@@ -51,7 +53,12 @@ class Call:
         self.late = False
         self.started = 0.0
         self.deadline: "float | None" = None
+        # When to look at what the call uses; the watch begins with the first look, which most calls do not live to see.
+        self.next_look: "float | None" = None
         self.watch: "watch.Watch | None" = None
+        # Bytes that are not the call's: resident pages that it shares with this process, its input, its packed box.
+        self.base = self.given = self.box = 0
+        self.reaped_cpu = 0.0
         # Why the supervisor ended it, if it did: "timeout", "cancelled", "output", or the name of a watched limit.
         self.ending = ""
         self.status: "int | None" = None
@@ -210,9 +217,13 @@ class Supervisor:
     def _start(self, call: Call) -> None:
         try:
             pipes = call_process.Pipes(call.part(frames.INPUT), bool(call.setup["detached"]))
+            # What is needed behind the fork is imported before it: that costs a quarter, without pages to be copied.
+            if call.setup["guard"]:
+                from . import confine  # noqa: F401
             if call.setup["limits"]:
-                # For both sides of the fork: found here, with a short sys.path, it costs half of what it does there.
                 import resource
+
+                from . import limits  # noqa: F401
             box = [call.part(frames.MODULES), call.part(frames.BODY)]
             if pipes.given + len(box[1]) > _LARGE:
                 system.trim_heap()
@@ -240,10 +251,9 @@ class Supervisor:
         # What is imported from here on is imported while the call process is busy anyway; wait4() needs resource.
         import resource  # noqa: F401
 
+        call.base, call.given, call.box = system.resident_memory(), pipes.given, sum(map(len, box))
         if call.setup["limits"] or not call.setup["detached"]:
-            from . import watch
-
-            call.watch = watch.Watch(call.setup["limits"], pipes.given, sum(map(len, box)))
+            call.next_look = call.started + (_FIRST_LOOK if call.setup["limits"] else _FIRST_IDLE_LOOK)
         call.pipes = pipes.near_ends()
         for fd in call.pipes:
             posix.set_blocking(fd, False)
@@ -385,8 +395,8 @@ class Supervisor:
             owner.user += usage.ru_utime
             owner.system += usage.ru_stime
             owner.max_rss = max(owner.max_rss, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
-            if owner.watch is not None and owner.pid != pid:
-                owner.watch.reaped_cpu += usage.ru_utime + usage.ru_stime
+            if owner.pid != pid:
+                owner.reaped_cpu += usage.ru_utime + usage.ru_stime
 
     def _finish(self, call: Call) -> None:
         """The call process has ended: kill what it left, relay what it had written, and give the verdict.
@@ -435,17 +445,14 @@ class Supervisor:
     @staticmethod
     def _figures(call: Call) -> "dict[str, object]":
         """What was seen of memory, less what the call has from its supervisor by being forked from it."""
-        watched = call.watch
-        if watched is None:
-            return {}
-        max_rss = max(0, call.max_rss - watched.base)
-        observed = max(call.seen["stdout"], call.seen["stderr"]) if call.ending == "output" else watched.observed
-        return {
-            "maxrss": max_rss,
-            "peak": max(watched.peak, max_rss if watched.tasks < 2 else 0),
-            "tasks": max(1, watched.tasks),
-            "observed": "%.6f" % observed,
-        }
+        max_rss = max(0, call.max_rss - call.base)
+        found: "dict[str, object]" = {"maxrss": max_rss, "peak": max_rss, "tasks": 1}
+        if call.watch is not None:
+            peak = max(call.watch.peak, max_rss if call.watch.tasks < 2 else 0)
+            found.update(peak=peak, tasks=max(1, call.watch.tasks), observed="%.6f" % call.watch.observed)
+        if call.ending == "output":
+            found["observed"] = max(call.seen["stdout"], call.seen["stderr"])
+        return found
 
     def _others(self, call: Call) -> "frozenset[int]":
         return frozenset(other.pid for other in self.calls.values() if other is not call and other.pid and other.status is None)
@@ -456,7 +463,7 @@ class Supervisor:
         if self.paused and self.waiting < BACKLOG:
             self._pause(False)
         times = [call.deadline for call in self.calls.values() if call.deadline is not None]
-        times += [call.watch.next_look for call in self.calls.values() if call.watch is not None]
+        times += [call.next_look for call in self.calls.values() if call.next_look is not None]
         return min(max(0.0, min(times) - time.monotonic()) * 1000 + 1, system.LONGEST_POLL) if times else None
 
     def _check_clock(self) -> None:
@@ -464,8 +471,8 @@ class Supervisor:
         for call in self.calls.values():
             if call.status is not None:
                 continue
-            if call.watch is not None and now >= call.watch.next_look:
-                self._look_after(call, call.watch)
+            if call.next_look is not None and now >= call.next_look:
+                self._look_after(call)
             if call.deadline is None or now < call.deadline:
                 continue
             if call.ending:
@@ -480,11 +487,16 @@ class Supervisor:
             else:
                 self._end_call(call, "timeout")
 
-    def _look_after(self, call: Call, watched: "watch.Watch") -> None:
+    def _look_after(self, call: Call) -> None:
+        if call.watch is None:
+            from . import watch
+
+            call.watch = watch.Watch(call.setup["limits"], call.base, call.given, call.box, call.started)
+        watched = call.watch
         others = self._others(call)
         roots = [pid for pid in system.children(posix.getpid()) if pid not in others]
         deadlines = [other.deadline for other in self.calls.values() if other.deadline is not None]
-        watched.look(roots or [call.pid], min(deadlines, default=float("inf")))
+        call.next_look = watched.look(roots or [call.pid], call.reaped_cpu, min(deadlines, default=float("inf")))
         if watched.exceeded == "cpu":
             if not call.ending:
                 self._ask_to_end(call, "cpu", _signal.SIGXCPU)

@@ -127,6 +127,14 @@ def memory_of_this_process() -> "tuple[int, int, int, int]":
     return int(words[1]) * PAGE, int(words[2]) * PAGE, int(words[5]) * PAGE, int(words[0]) * PAGE
 
 
+def resident_memory() -> int:
+    """Bytes of this process that are resident, 0 if nobody can tell."""
+    try:
+        return memory_of_this_process()[0]
+    except OSError:
+        return 0
+
+
 def descendants(root: int) -> "list[tuple[int, Stat]]":
     """All living processes below *root*, by /proc; a process whose parent has ended is below its adopter."""
     children: "dict[int, list[tuple[int, Stat]]]" = {}

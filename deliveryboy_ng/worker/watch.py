@@ -33,33 +33,37 @@ _DESCRIPTORS = 4000
 class Watch:
     """One call's figures.
 
-    ``peak`` is the most memory seen at a time, ``tasks`` the most processes and threads, ``base`` what this process held
-    before any of it; when a limit is exceeded, ``exceeded`` is its name and ``observed`` what was seen.
+    ``peak`` is the most memory seen at a time, ``tasks`` the most processes and threads; when a limit is exceeded,
+    ``exceeded`` is its name and ``observed`` what was seen.
     """
 
-    def __init__(self, limits: "dict[str, Any]", given: int, box: int) -> None:
-        """Bytes that are not the call's: *given* of input, in a memfd that it did not make; *box*, packed and unpacked."""
+    def __init__(self, limits: "dict[str, Any]", base: int, given: int, box: int, started: float) -> None:
+        """Bytes that are not the call's: *base* that it shares with this process, *given* of input, in a memfd that it did
+        not make, and *box*, packed and unpacked.
+        """
         self.memory: "int | None" = limits.get("memory")
         self.processes: "int | None" = limits.get("processes")
         self.cpu: "float | None" = limits.get("cpu")
         self.peak = self.tasks = 0
         self.exceeded = ""
         self.observed = 0.0
-        self.reaped_cpu = 0.0
         self._memfds = Memfds(given)
+        self._base = base
         self._box = 2 * box
         self._limited = any(limit is not None for limit in (self.memory, self.processes, self.cpu))
-        self._started = time.monotonic()
-        self.base = _resident_of_this_process()
+        self._started = started
         self._exact_until = self._looks = 0
         self._before: "dict[int, system.Stat]" = {}
         self._held_before = 0
         self._credited = 0.0
         self._lost_cpu = 0.0
-        self.next_look = self._started + (SHORTEST if self._limited else LONGEST)
 
-    def look(self, roots: "list[int]", until: float) -> None:
-        """Take the figures of *roots* and of all processes below them; the dearer ones not after *until*."""
+    def look(self, roots: "list[int]", reaped_cpu: float, until: float) -> float:
+        """Take the figures of *roots* and of all processes below them, and tell when to take them again.
+
+        :param reaped_cpu: seconds that orphans of the call used who have ended
+        :param until: no dear figure is begun after that time
+        """
         begun = time.thread_time()
         room = LONGEST if self._limited else min(IDLE, max(LONGEST, (time.monotonic() - self._started) / 10))
         found = system.tree(roots)
@@ -68,11 +72,16 @@ class Watch:
         held = sum(stat.resident for stat in found.values()) + sum(memfds.values())
         self.tasks = max(self.tasks, tasks)
         if found:
-            room = min(room, self._check_tasks(tasks), self._check_cpu(found), self._check_memory(found, held, memfds, until))
+            room = min(
+                room,
+                self._check_tasks(tasks),
+                self._check_cpu(found, reaped_cpu),
+                self._check_memory(found, held, memfds, until),
+            )
         calm = tasks <= sum(stat.threads for stat in self._before.values()) and held <= self._held_before + (self.memory or 0) // 64
         self._before, self._held_before = found, held
         cost = time.thread_time() - begun
-        self.next_look = time.monotonic() + max(SHORTEST, room, min(IDLE, (_WHILE_CALM if calm else _WHILE_GROWING) * cost))
+        return time.monotonic() + max(SHORTEST, room, min(IDLE, (_WHILE_CALM if calm else _WHILE_GROWING) * cost))
 
     def _exceed(self, limit: str, observed: float) -> None:
         if not self.exceeded:
@@ -85,19 +94,19 @@ class Watch:
             self._exceed("processes", tasks)
         return (self.processes - tasks) / _FASTEST_FORKING
 
-    def _check_cpu(self, found: "dict[int, system.Stat]") -> float:
+    def _check_cpu(self, found: "dict[int, system.Stat]", reaped: float) -> float:
         if self.cpu is None:
             return IDLE
-        self._find_lost_cpu(found)
-        used = self._lost_cpu + self.reaped_cpu + sum(stat.ticks + stat.ticks_of_children for stat in found.values()) * _TICK
+        credited = reaped + sum(stat.ticks_of_children for stat in found.values()) * _TICK
+        self._find_lost_cpu(found, credited)
+        used = self._lost_cpu + credited + sum(stat.ticks for stat in found.values()) * _TICK
         if used >= self.cpu:
             self._exceed("cpu", used)
         return max(_TICK, (self.cpu - used) / (posix.cpu_count() or 1))
 
-    def _find_lost_cpu(self, found: "dict[int, system.Stat]") -> None:
+    def _find_lost_cpu(self, found: "dict[int, system.Stat]", credited: float) -> None:
         """Count those whose parent ignores SIGCHLD: the kernel adds their time to nobody's when they end."""
         gone = [stat for pid, stat in self._before.items() if pid not in found]
-        credited = self.reaped_cpu + sum(stat.ticks_of_children for stat in found.values()) * _TICK
         owed = sum(stat.ticks + stat.ticks_of_children for stat in gone) * _TICK
         settled = credited - (self._credited - sum(stat.ticks_of_children for stat in gone) * _TICK)
         if owed > settled + 2 * len(gone) * _TICK:
@@ -109,7 +118,7 @@ class Watch:
     def _check_memory(self, found: "dict[int, system.Stat]", held: int, memfds: "dict[int, int]", until: float) -> float:
         if self.memory is None:
             # Exact where nothing is shared; taken exactly else where it has grown, since then it may be a new peak.
-            held = sum(max(0, stat.resident - self.base) for stat in found.values())
+            held = sum(max(0, stat.resident - self._base) for stat in found.values())
             if held > self.peak and (len(found) == 1 or self._is_worth_measuring(held)):
                 self.peak = max(self.peak, (held if len(found) == 1 else _memory_of(found, {}, until)) or 0)
             return IDLE
@@ -177,13 +186,6 @@ def _descriptors(places: "list[str]") -> "Iterator[str]":
                     yield entry.path
         except OSError:
             continue
-
-
-def _resident_of_this_process() -> int:
-    try:
-        return system.memory_of_this_process()[0]
-    except OSError:
-        return 0
 
 
 def _has_swap() -> bool:
