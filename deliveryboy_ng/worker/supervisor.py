@@ -343,7 +343,8 @@ class Supervisor:
             self.stop = self.stop or what == b"kill"
         elif call.status is None:
             if what == b"interrupt":
-                if not self._has_answered(call) and self._interrupt(call):
+                # Looked at again afterwards: an answer that was on its way already came from nobody who was interrupted.
+                if not self._has_answered(call) and self._interrupt(call) and not self._has_answered(call):
                     call.interrupts += 1
             elif what == b"kill":
                 self._end_call(call, "cancelled")
