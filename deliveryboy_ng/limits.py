@@ -29,7 +29,9 @@ def parse_size(name: str, value: object) -> int:
         match = _SIZE.fullmatch(value.strip())
         if match and float(match[1]) * _UNITS[(match[2] or "").lower()] <= _LARGEST:
             return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
-    raise DeliveryOptionError(f'{name} must be a size: a number of bytes or text such as "64K", "512M", "2G", not {value!r}')
+    raise DeliveryOptionError(
+        f'{name} must be a size: a number of bytes up to 2**62 or text such as "64K", "512M", "2G", not {value!r}'
+    )
 
 
 def _count(name: str, value: object, least: int = 0) -> int:
@@ -47,7 +49,7 @@ class Limits:
     :param memory: bytes of memory that belongs to the call: anonymous and shared memory, memfds, and what of it is
         swapped out; pages of files do not count, and neither do files on a tmpfs that nobody has mapped, nor as much as
         the call's packed box has, twice.  Besides, the call's own process gets a MemoryError at the line that asks for
-        too much
+        too much.  Importing numpy takes some 64M
     :param cpu: seconds of processor time, fractions allowed
     :param processes: number of processes and threads, the first included
 
@@ -82,6 +84,16 @@ class Limits:
     nice: int | None = None
     cpu_affinity: Iterable[int] | None = None
     rlimits: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+
+    def __new__(cls, *args: object, **limits: object) -> Limits:
+        for name in limits:
+            if name not in cls.__dataclass_fields__:
+                import difflib
+
+                near = difflib.get_close_matches(name, cls.__dataclass_fields__, 1)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(cls.__dataclass_fields__)}"
+                raise DeliveryOptionError(f"Limits has no {name}; {hint}")
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -120,7 +132,7 @@ class Limits:
 def _seconds(name: str, value: object) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _LONGEST:
         return float(value)
-    raise DeliveryOptionError(f"{name} must be a number of seconds above 0, not {value!r}")
+    raise DeliveryOptionError(f"{name} must be a number of seconds above 0 and up to {_LONGEST:,}, not {value!r}")
 
 
 def _niceness(value: object) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,9 @@ class Options:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
+        for name, default in (("env", {}), ("input", b""), ("modules", "auto"), ("limits", Limits())):
+            if getattr(self, name) is None:
+                put(self, name, default)
         if self.transport_params is not None and not isinstance(self.transport_params, (list, tuple)):
             raise DeliveryOptionError(f"transport_params must be a list of strings, not {self.transport_params!r}")
         put(self, "transport_params", tuple(self.transport_params or ()))
@@ -93,6 +97,8 @@ class Options:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 <= value <= _LONGEST):
                 raise DeliveryOptionError(f"{name} must be a number of seconds from 0 to {_LONGEST:,}, not {value!r}")
+        if not self.connect_timeout:
+            raise DeliveryOptionError("connect_timeout must be more than 0 seconds")
 
     def _check_rest(self) -> None:
         if not isinstance(self.input, (bytes, bytearray, memoryview)):
@@ -104,7 +110,7 @@ class Options:
             raise DeliveryOptionError(f'output must be "live", "capture", "discard" or a callable, not {self.output!r}')
         if not isinstance(self.limits, Limits):
             raise DeliveryOptionError(f"limits must be Limits(...), not {self.limits!r}")
-        if self.umask is not None and not (isinstance(self.umask, int) and 0 <= self.umask <= 0o777):
+        if self.umask is not None and not (type(self.umask) is int and 0 <= self.umask <= 0o777):
             raise DeliveryOptionError(f"umask must be a number from 0 to 0o777, not {self.umask!r}")
         if self.overflow not in ("cut", "kill"):
             raise DeliveryOptionError(f'overflow must be "cut" or "kill", not {self.overflow!r}')
@@ -154,6 +160,8 @@ class Options:
 def _unknown(name: str, known: Iterable[str]) -> str:
     import difflib
 
+    if name in Limits.__dataclass_fields__:
+        return f"unknown option {name!r}; it is a limit: limits=Limits({name}=...)"
     near = difflib.get_close_matches(name, known, 1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(known)}"
     return f"unknown option {name!r}{hint}"
@@ -195,5 +203,8 @@ def _checked_modules(modules: object) -> tuple[str, ...]:
     if not isinstance(modules, (str, bytes)) and isinstance(modules, Iterable):
         names = tuple(modules)
         if all(isinstance(name, str) and all(part.isidentifier() for part in name.split(".")) for name in names):
+            for name in names:
+                if name.partition(".")[0] in sys.stdlib_module_names:
+                    raise DeliveryOptionError(f"modules: {name} belongs to the standard library, which never travels")
             return names
     raise DeliveryOptionError(f'modules must be "auto" or a list of module names, not {modules!r}')

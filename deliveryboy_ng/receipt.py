@@ -41,8 +41,8 @@ class Usage:
     :ivar wall: seconds from the start of the call's process to its end
     :ivar max_rss: largest resident memory of one process, in bytes (getrusage(2)), less what it shared with the
         supervisor when it began
-    :ivar peak: most memory of all processes together that was seen at a time, in bytes; it is looked at now and then, so
-        a short call may have had more
+    :ivar peak: most memory of all processes together that was seen at a time, in bytes, without pages of files; it is
+        looked at now and then, so a short call may have had more
     :ivar tasks: most processes and threads that were seen at a time
     :ivar sent: bytes of the packed box
     :ivar received: bytes of the packed reply
@@ -73,7 +73,7 @@ class Receipt:
     :ivar stderr: the same for stderr
     :ivar truncated: names of streams of which a middle part was dropped
     :ivar usage: what it used
-    :ivar applied: what was enforced, limits and settings, before the function ran
+    :ivar applied: what was enforced before the function ran, limits and guards
     :ivar pid: PID of the transport, or of the interpreter where there is none
     :ivar remote_pid: PID of the call's process, as the far side counts
     :ivar host: the far side's host name

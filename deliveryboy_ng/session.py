@@ -20,7 +20,7 @@ from .hops import Failure
 from .transports import Transport, lane_of, wrap
 from .wire import LINGER, TAIL, Wire
 from .worker import frames
-from .worker.call import STATUS_SIZE
+from .worker.call import LONGEST_PREFACE, STATUS_SIZE
 from .workertext import command_line, worker_lines
 
 __all__ = ["Ending", "Greeting", "Parcel", "Session"]
@@ -31,8 +31,11 @@ _STALLED = 5.0
 _MOST_LATE = 1 << 22
 # Bytes a second that any line can be expected to carry: the box may still lie in its buffers when it has been written.
 _SLOWEST = 1 << 14
-# Bytes of what the call process tells before its reply.
-_LONGEST_PREFACE = 1 << 16
+# The same where no line is in between; and bytes that may lie in buffers on the way.
+_SLOWEST_HERE = 1 << 22
+_IN_BUFFERS = 1 << 22
+# Seconds that an end which was asked for may take.
+_LONGEST_END = 30.0
 _OLDEST = 0x03080000
 
 
@@ -57,11 +60,6 @@ class Parcel:
     modules: bytes
     body: bytes
     input: bytes | bytearray | memoryview
-
-    @property
-    def size(self) -> int:
-        """Bytes of all that varies in size."""
-        return len(self.modules) + len(self.body) + len(self.input)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +112,13 @@ class Reply:
     :ivar status: the last record's status byte, once the record is complete
     :ivar overlong: whether more came, or was announced, than may come
     :ivar size: bytes that came
+    :ivar needed: bytes that came or were announced, where that is more than may come
     """
 
     def __init__(self, most: int) -> None:
         self.applied: tuple[str, ...] = ()
         self.overlong = False
-        self.size = 0
+        self.size = self.needed = 0
         self._most = most
         self._data = bytearray()
         self._has_begun = False
@@ -131,14 +130,15 @@ class Reply:
         self._data += data
         if not self._has_begun:
             self._take_preface()
-        if max(len(self._data), self._announced() or 0) > self._most + STATUS_SIZE:
-            self.overlong = True
+        needed = max(len(self._data) - STATUS_SIZE, self._announced() or 0)
+        if needed > self._most:
+            self.overlong, self.needed = True, needed
             self._data.clear()
 
     def _take_preface(self) -> None:
         size = self._announced()
         if self._data[:1] == b"A" and (size is None or STATUS_SIZE + size > len(self._data)):
-            self.overlong = (size or 0) > _LONGEST_PREFACE
+            self.overlong = (size or 0) > LONGEST_PREFACE
             return
         self._has_begun = True
         if self._data[:1] == b"A" and size is not None:
@@ -171,30 +171,42 @@ class Ending:
     lost: ConnectionLost | None = None
     patience: float = math.inf
     start_by: float = math.inf
-    _due: float = math.inf
-    _earned: float = 0.0
+    _latest: float = math.inf
     _late: int = 0
     _total: int | None = None
 
     @property
     def deadline(self) -> float:
         """When to give it up, if nothing comes."""
-        return min(self.patience, self.start_by)
+        return min(self.patience, self.start_by, self._latest)
 
     def give_up_after(self, seconds: float) -> None:
         """The far side should have been heard of by then."""
-        self.patience = self._due = min(self.patience, time.monotonic() + seconds)
+        self.patience = min(self.patience, time.monotonic() + seconds)
+
+    def end(self) -> None:
+        """It has been told to end."""
+        self.give_up_after(_STALLED)
+        self._latest = min(self._latest, time.monotonic() + _LONGEST_END)
 
     def hear(self, kind: int, size: int) -> None:
         """Wait longer for what is overdue while it comes, as fast as a slow line at least; for what is unwanted, not for ever."""
-        until = time.monotonic() + _STALLED
-        if self.remote_pid is None or until <= self.patience or kind not in (frames.STDOUT, frames.STDERR, frames.REPLY):
+        if self.remote_pid is None or kind not in (frames.STDOUT, frames.STDERR, frames.REPLY):
+            return
+        now = time.monotonic()
+        if now + _STALLED <= self.patience:
             return
         if kind != frames.REPLY or self.reply.overlong or self.cancelled:
             self._late += size
         if self._late <= _MOST_LATE:
-            self._earned += size / _SLOWEST
-            self.patience = max(self.patience, min(until, self._due + self._earned))
+            self.patience = _extended(self.patience, size / _SLOWEST, now + _STALLED)
+
+    def expect_start(self, taken: int, rate: int, patience: float) -> None:
+        """The far side has taken so many bytes more; it takes all at some rate, and then starts the call."""
+        now = time.monotonic()
+        if self.start_by == math.inf:
+            self.start_by = now + patience + _STALLED
+        self.start_by = _extended(self.start_by, taken / rate, now + patience + _STALLED + _IN_BUFFERS / rate)
 
     def is_overdue(self, total: int) -> bool:
         """Whether nothing more can be hoped for from what has come already: so many bytes altogether."""
@@ -203,6 +215,10 @@ class Ending:
             return False
         self._total = total if self._total is None else self._total
         return total - self._total > _MOST_LATE
+
+
+def _extended(deadline: float, seconds: float, most: float) -> float:
+    return max(deadline, min(deadline + seconds, most))
 
 
 class Session:
@@ -225,6 +241,7 @@ class Session:
         self._decoder: frames.Decoder | frames.RawDecoder = frames.Decoder(self._nonce, frames.TO_NEAR)
         self._requests: deque[str] = deque() if requests is None else requests
         self._damage = ""
+        self._taken = 0
         self._start(detached)
 
     def _start(self, detached: bool) -> None:
@@ -337,7 +354,7 @@ class Session:
             if ending.account is not None or ending.refused:
                 break
             self._pass_on_requests(ending)
-            self._expect_start(ending, parcel)
+            self._expect_start(ending)
             if (
                 self._has_ended()
                 or ending.is_overdue(self._wire.total)
@@ -348,11 +365,11 @@ class Session:
             self._wire.pump(None if ending.deadline == math.inf else max(0.0, ending.deadline - time.monotonic()))
         return ending
 
-    def _expect_start(self, ending: Ending, parcel: Parcel) -> None:
-        """The far side takes what it is told without a pause, and once it has been told everything it starts the call."""
+    def _expect_start(self, ending: Ending) -> None:
         if ending.remote_pid is None:
-            on_its_way = parcel.size / _SLOWEST if self._wire.is_idle else _STALLED
-            ending.start_by = self._wire.last_written + self._start_patience + on_its_way
+            taken, self._taken = self._wire.written - self._taken, self._wire.written
+            rate = _SLOWEST_HERE if lane_of(self.chain) == "binary" else _SLOWEST
+            ending.expect_start(taken, rate, self._start_patience)
 
     def _lines_of(self, parcel: Parcel) -> Iterator[bytes]:
         import marshal
@@ -397,7 +414,7 @@ class Session:
 
     def _kill(self, ending: Ending) -> None:
         self._wire.send(self._encoder.pieces(frames.SIGNAL, 1, b"kill"))
-        ending.give_up_after(_STALLED)
+        ending.end()
 
     def _connection_lost(self) -> ConnectionLost:
         if self._wire.ended:

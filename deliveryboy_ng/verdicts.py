@@ -6,6 +6,7 @@ Only evidence counts: the wait status, the supervisor's own timers and figures, 
 from __future__ import annotations
 
 import errno
+import json
 import math
 import platform
 import signal
@@ -77,7 +78,7 @@ def judge(receipt: Receipt, ending: Ending, case: Case) -> Receipt:
     if account is None:
         return _failed(receipt, Verdict.REFUSED, DeliveryTransportError(f"{case.name}: {ending.refused}", argv=receipt.args))
     if ending.reply.overlong:
-        return _replied_too_much(receipt, case)
+        return _replied_too_much(receipt, ending.reply.needed, case)
     status, payload = ending.reply.status, ending.reply.payload
     if status and status in b"ELV":
         return _refused(receipt, case, status, payload)
@@ -109,9 +110,10 @@ def _was_asked_for(ending: str, options: Options) -> bool:
 
 
 def _took_too_long(receipt: Receipt, account: Account, case: Case) -> Receipt:
+    ended = "was killed" if receipt.signal == signal.SIGKILL else "ended"
     text = (
-        f"{case.name} took longer than timeout={case.options.timeout:g} seconds and was killed "
-        f"after {account.wall:.2f}; raise timeout, or do less"
+        f"{case.name} took longer than timeout={case.options.timeout:g} seconds and {ended} after {account.wall:.2f} (it had "
+        f"{account.tasks} processes and threads and {in_mebibytes(account.peak)} at most when looked at); raise timeout, or do less"
     )
     error = CallTimeout(text)
     error.__cause__ = receipt.exception
@@ -136,7 +138,8 @@ def _had_too_many_processes(receipt: Receipt, account: Account, case: Case) -> R
 def _wrote_too_much(receipt: Receipt, account: Account, case: Case) -> Receipt:
     text = (
         f'{case.name} went beyond max_output={case.options.max_output} with overflow="kill": it had written '
-        f'{account.observed:.0f} bytes to one stream; raise max_output, write less, or cut by overflow="cut"'
+        f"{account.observed:.0f} bytes to {' or '.join(receipt.truncated) or 'one stream'}; raise max_output, write less, "
+        'or cut by overflow="cut"'
     )
     return _failed(receipt, Verdict.OUTPUT_LIMIT, OutputLimitExceeded(text, limit="max_output"), "max_output")
 
@@ -150,23 +153,27 @@ _ENDED = {
 }
 
 
-def _replied_too_much(receipt: Receipt, case: Case) -> Receipt:
+def _replied_too_much(receipt: Receipt, needed: int, case: Case) -> Receipt:
     text = (
-        f"{case.name} went beyond max_reply={case.options.max_reply}: its answer has more bytes, and {receipt.usage.received} "
-        "had come when it was ended; raise max_reply, or return less"
+        f"{case.name} went beyond max_reply={case.options.max_reply}: its answer has {needed} bytes, of which "
+        f"{receipt.usage.received} had come when it was ended; raise max_reply, or return less"
     )
     return _failed(receipt, Verdict.REPLY_LIMIT, ReplyLimitExceeded(text, limit="max_reply"), "max_reply")
 
 
 def _beyond(receipt: Receipt, case: Case, limit: str, observed: str, cause: BaseException | None = None) -> Receipt:
     verdict, kind = _LIMITS[limit]
-    value = case.options.limits.as_setup().get(limit)
-    shown = f"{value:g}" if isinstance(value, float) else str(value)
-    error = kind(f"{case.name} went beyond Limits({limit}={shown}): {observed}; raise the limit, or use less", limit=limit)
+    text = f"{case.name} went beyond {_as_given(case, limit)}: {observed}; raise the limit, or use less"
+    error = kind(text, limit=limit)
     if isinstance(error, OSError):
         error.errno = getattr(cause, "errno", None) or _NUMBERS[limit]
     error.__cause__ = cause
     return _failed(receipt, verdict, error, limit)
+
+
+def _as_given(case: Case, limit: str) -> str:
+    value = getattr(case.options.limits, limit)
+    return f"Limits({limit}={json.dumps(value)})"
 
 
 # --- answered ---------------------------------------------------------------------------------------------------------
@@ -195,7 +202,9 @@ def _raised(receipt: Receipt, case: Case, error: BaseException, limit: str) -> R
     if limit in _LIMITS and limit in case.options.limits.as_setup():
         words = _named(error)
         if _LIMITS[limit][0] is Verdict.MEMORY_LIMIT:
-            words += f" (its processes held {in_mebibytes(receipt.usage.peak)} at most)"
+            words += f" (its processes held {in_mebibytes(receipt.usage.peak)} at most when looked at)"
+        if limit == "processes":
+            words += f" ({receipt.usage.tasks} were seen at most; what this user runs elsewhere counts too, except for root)"
         return _beyond(receipt, case, limit, words, error)
     return _failed(receipt, Verdict.RAISED, error)
 
@@ -257,7 +266,9 @@ def _ended_itself(receipt: Receipt, case: Case) -> Receipt:
     if receipt.signal is not None:
         text = f"{receipt.function} was killed by {signal_name(receipt.signal)} before it returned"
         if receipt.signal == signal.SIGKILL:
-            text += ", which nobody here sent; the kernel sends it where memory runs out"
+            text += ", which its supervisor did not send; the kernel does where memory runs out"
+        if receipt.signal == signal.SIGSEGV and "stack" in limits:
+            text += f", under {_as_given(case, 'stack')}"
         fault = last_words[last_words.rfind("Fatal Python error") :] if "Fatal Python error" in last_words else ""
         return _failed(receipt, Verdict.SIGNALED, CallDied(text + said, signal=receipt.signal, traceback_text=fault))
     code = receipt.returncode or 0

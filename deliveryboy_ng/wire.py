@@ -47,10 +47,9 @@ class Wire:
     """One started transport.
 
     :ivar received: what came on its stdout, not yet taken
-    :ivar total: bytes that came on it so far
+    :ivar total: bytes that came so far, on stderr too
     :ivar ended: whether its stdout has ended
-    :ivar is_idle: whether everything queued has been written
-    :ivar last_written: when the process last took something, by time.monotonic()
+    :ivar written: bytes that the process has taken
     """
 
     def __init__(self, argv: Sequence[str], detached: bool) -> None:
@@ -63,8 +62,7 @@ class Wire:
         self.received: deque[bytes] = deque()
         self.total = 0
         self.ended = False
-        self.is_idle = True
-        self.last_written = time.monotonic()
+        self.written = 0
         self._sending: deque[Iterator[bytes]] = deque()
         self._unsent = memoryview(b"")
         self._stderr = bytearray()
@@ -131,15 +129,14 @@ class Wire:
             if fd is not None:
                 try:
                     os.write(fd, b"!")
-                except BlockingIOError:
-                    pass
+                except OSError:
+                    pass  # it is full, or a signal has come while all is being closed
 
     # --- input and output ----------------------------------------------------------------------------------------
 
     def send(self, pieces: Iterator[bytes]) -> None:
         """Queue bytes, which are made only as fast as the process takes them."""
         self._sending.append(pieces)
-        self.is_idle = False
         if "stdin" in self._fds:
             self._poll.register(self._fds["stdin"], select.POLLOUT)
 
@@ -190,6 +187,7 @@ class Wire:
         except OSError:
             data = b""
         if data:
+            self.total += len(data)
             self._stderr += data
             del self._stderr[:-TAIL]
         else:
@@ -202,12 +200,12 @@ class Wire:
                 if not self._unsent:
                     piece = self._next_piece()
                     if piece is None:
-                        self.is_idle = True
                         self._poll.unregister(self._fds["stdin"])
                         return
                     self._unsent = memoryview(piece)
-                self._unsent = self._unsent[os.write(self._fds["stdin"], self._unsent) :]
-                self.last_written = time.monotonic()
+                written = os.write(self._fds["stdin"], self._unsent)
+                self.written += written
+                self._unsent = self._unsent[written:]
         except BlockingIOError:
             return
         except OSError:

@@ -6,6 +6,7 @@ PYTEST_DONT_REWRITE: a rewritten assert refers to pytest, which is not installed
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import os
 import resource
@@ -565,3 +566,43 @@ def test_exit_function_that_fails_does_not_change_the_ending() -> None:
     assert deliver(work).run(False).value == 5
     receipt = deliver(work).run(True)
     assert (receipt.verdict, receipt.returncode) == (Verdict.EXITED, 4) and b"ZeroDivisionError" in receipt.stderr
+
+
+def test_files_that_are_still_open_are_written(tmp_path: Path) -> None:
+    def work(folder: Path, ending: str) -> None:
+        import csv
+        import gzip
+
+        global _open
+        _open = [
+            open(folder / "text", "w"),
+            open(folder / "binary", "wb"),
+            gzip.open(folder / "gzip", "wt"),
+            open(folder / "csv", "w"),
+        ]
+        _open[0].write("text")
+        _open[1].write(b"binary")
+        _open[2].write("gzip")
+        csv.writer(_open[3]).writerow([1, 2])
+        if ending == "exit":
+            raise SystemExit(3)
+        if ending == "raise":
+            raise KeyError
+
+    for ending in ("return", "exit", "raise"):
+        folder = tmp_path / ending
+        folder.mkdir()
+        deliver(work).run(folder, ending)
+        assert (folder / "text").read_text() == "text" and (folder / "binary").read_bytes() == b"binary"
+        assert gzip.open(folder / "gzip").read() == b"gzip" and (folder / "csv").read_text().strip() == "1,2"
+
+
+def test_forked_child_that_raises_ends_as_it_would_anywhere() -> None:
+    def work() -> int:
+        pid = os.fork()
+        if pid == 0:
+            raise ValueError("in the child")
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    receipt = deliver(work).run()
+    assert receipt.value == 1 and b"ValueError: in the child" in receipt.stderr

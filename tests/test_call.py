@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import is_alive, kill, processes_with, wait_until
+from conftest import CHAINS, is_alive, kill, processes_with, wait_until
 
 from deliveryboy_ng import (
     CallCancelled,
@@ -223,7 +223,13 @@ def test_with_options_makes_a_new_runner() -> None:
 
 
 @pytest.mark.parametrize(
-    "given, hint", [({"time_out": 3}, "timeout"), ({"transprot": "sudo"}, "transport"), ({"zzz": 1}, "the options are")]
+    "given, hint",
+    [
+        ({"time_out": 3}, "timeout"),
+        ({"transprot": "sudo"}, "transport"),
+        ({"zzz": 1}, "the options are"),
+        ({"memory": "5M"}, r"limits=Limits\(memory="),
+    ],
 )
 def test_unknown_option_is_refused_with_a_suggestion(given: dict[str, Any], hint: str) -> None:
     for make in (
@@ -256,6 +262,9 @@ def test_unknown_option_is_refused_with_a_suggestion(given: dict[str, Any], hint
         {"executable": ""},
         {"umask": 0o7777},
         {"asynchronous": "yes"},
+        {"umask": True},
+        {"connect_timeout": 0},
+        {"modules": ["os.path"]},
         {"cwd": 3},
         {"cwd": "/a\0b"},
         {"cwd": "/\ud800"},
@@ -855,3 +864,54 @@ def test_input_of_wider_items_arrives() -> None:
 
     numbers = array.array("i", range(1000))
     assert deliver(input=memoryview(numbers))(lambda: len(sys.stdin.buffer.read()))() == 4000
+
+
+@pytest.mark.parametrize("name, number", [("local", signal.SIGTERM), ("sudo", signal.SIGTERM), ("unshare-pid", signal.SIGKILL)])
+def test_asynchronous_call_is_ended_by_its_pid(request: pytest.FixtureRequest, name: str, number: int) -> None:
+    def work(mark: str) -> None:
+        import subprocess
+
+        os.environ[mark] = "1"
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        time.sleep(1000)
+
+    mark = f"DELIVERYBOY_BACKGROUND_{os.getpid()}_{time.monotonic_ns()}"
+    pid = deliver(transport=CHAINS[name](request), asynchronous=True, timeout=60)(work)(mark)
+    assert isinstance(pid, int) and wait_until(lambda: processes_with(mark))
+    os.kill(pid, number)
+    assert wait_until(lambda: not processes_with(mark), 5)
+
+
+def test_options_that_are_none_are_the_defaults() -> None:
+    assert deliver(limits=None, env=None, input=None, modules=None)(add.local)(1) == 6
+
+
+def test_unknown_limit_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(DeliveryOptionError, match="Limits has no memroy; did you mean memory"):
+        Limits(memroy="5M")  # type: ignore[call-arg]
+
+
+def test_handled_interrupt_stays_handled_however_fast(script: Any) -> None:
+    result = script(
+        """
+import os, signal, threading, time
+from deliveryboy_ng import deliver
+
+def work():
+    import time
+    try:
+        time.sleep(20)
+    except KeyboardInterrupt:
+        return 5
+
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+for _ in range(15):
+    timer = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    assert deliver(work)() == 5
+    timer.join()
+print("handled")
+"""
+    )
+    assert result.stdout == b"handled\n", result.stderr

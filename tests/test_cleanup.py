@@ -416,6 +416,26 @@ def _confined() -> Unshare:
     return Unshare()
 
 
+@pytest.mark.parametrize("end", ["returns", "times out", "takes too much memory"])
+def test_named_shared_memory_goes_with_the_call(end: str) -> None:
+    def work(name: str, wait: bool) -> None:
+        from multiprocessing import shared_memory
+
+        global _kept  # or it would be closed with an error, which plain Python prints as well
+        _kept = shared_memory.SharedMemory(name, create=True, size=100 << 20)
+        if wait:
+            _kept.buf[:] = bytes(100 << 20)
+            time.sleep(1000)
+
+    name = f"deliveryboy_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+    limits = Limits(memory="64M") if end == "takes too much memory" else Limits()
+    receipt = deliver(timeout=1.0 if end == "times out" else 20, grace=0, limits=limits, output="capture")(work).run(
+        name, end != "returns"
+    )
+    assert receipt.verdict in (Verdict.RETURNED, Verdict.TIMEOUT, Verdict.MEMORY_LIMIT) and receipt.clean
+    assert not os.path.exists(f"/dev/shm/{name}")
+
+
 # --- a far side that lies -------------------------------------------------------------------------------------------
 
 # Greets as the worker does and then does what it likes; nobody reads what the caller sends.
@@ -493,6 +513,7 @@ def test_far_side_that_lies_gets_a_documented_error(liar: Any, name: str) -> Non
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_STALLED", 0.5)
+    monkeypatch.setattr(session, "_SLOWEST", 1 << 22)
 
 
 @pytest.mark.parametrize("name", ENDLESS)

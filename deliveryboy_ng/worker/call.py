@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 STATUS_SIZE = 9
+LONGEST_PREFACE = 1 << 16
 REPLY_FD = 3
 # Exit codes of the worker's own: it failed itself, or an interrupt came when the function had already returned.
 FAILED = 70
@@ -57,7 +58,7 @@ class Pipes:
 
     def __init__(self, stdin: bytes, detached: bool) -> None:
         self.stdin = _input_file(stdin)
-        self.given = len(stdin)
+        self.given = (posix.fstat(self.stdin).st_ino, len(stdin))
         if detached:
             self.far = [posix.open("/dev/null", posix.O_WRONLY) for _ in range(3)]
             self.near: "list[int]" = []
@@ -156,11 +157,17 @@ def _run(setup: "dict[str, Any]", box: "list[bytes]", pipes: Pipes, parent: int)
     try:
         value = _call(function, args, kwargs)
         # From here on an interrupt comes too late; it is kept, and told by the exit code.
+        _signal.signal(_signal.SIGINT, _note_interrupt)
         _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
     except SystemExit as error:
         _leave()
         return _exit_code(error)
     except BaseException as error:
+        if _replier[0] != posix.getpid():
+            # A child that the function forked ends as it would anywhere.
+            sys.excepthook(*sys.exc_info())
+            _leave()
+            return 1
         spare.clear()
         reply = _pack_failure(error)
         del error
@@ -170,6 +177,7 @@ def _run(setup: "dict[str, Any]", box: "list[bytes]", pipes: Pipes, parent: int)
     except MemoryError as error:
         spare.clear()
         value = None
+        error.args = ("while the answer was packed, which takes as much memory again as the answer has",)
         return _reply(b"X", _pack_failure(error), _leave)
     except BaseException as error:
         return _reply(b"U", ("%s: %s" % (type(error).__name__, _text_of(error))).encode("utf-8", "replace"), _leave)
@@ -385,11 +393,42 @@ def _leave() -> None:
             sys.modules["atexit"]._run_exitfuncs()
     except BaseException:
         sys.excepthook(*sys.exc_info())
+    _close_files()
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:
             stream.flush()  # type: ignore[union-attr]
         except Exception:
             pass  # the function may have put anything there
+
+
+def _close_files() -> None:
+    """Files that something still refers to: a Python that ends closes them, and so writes what they have buffered."""
+    try:
+        # The directory's own descriptor is listed too.
+        if len(posix.listdir("/proc/self/fd")) <= REPLY_FD + 2:
+            return
+    except OSError:
+        pass
+    import gc
+    import io
+
+    files = [each for each in gc.get_objects() if isinstance(each, io.IOBase) and not isinstance(each, io.RawIOBase)]
+    # Those that write into others come first: text, then compressed files.
+    buffers = (io.BufferedWriter, io.BufferedRandom, io.BufferedReader, io.BufferedRWPair)
+    for file in sorted(files, key=lambda file: 0 if isinstance(file, io.TextIOBase) else 1 + isinstance(file, buffers)):
+        try:
+            if not file.closed and file.fileno() > 2:
+                file.close()
+        except Exception:
+            pass  # as the interpreter would do
+
+
+_interrupts: "list[int]" = []
+
+
+def _note_interrupt(number: int, frame: object) -> None:
+    """Another thread of the function's may take what this one has blocked."""
+    _interrupts.append(number)
 
 
 def _reply(status: bytes, payload: bytes, first: "Any" = None) -> int:
@@ -401,7 +440,7 @@ def _reply(status: bytes, payload: bytes, first: "Any" = None) -> int:
         posix.write(2, b"deliveryboy: the function closed descriptor 3, over which its answer goes\n")
         return FAILED
     _send(status, payload)
-    return INTERRUPTED_TOO_LATE if _signal.SIGINT in _signal.sigpending() else 0
+    return INTERRUPTED_TOO_LATE if _interrupts or _signal.SIGINT in _signal.sigpending() else 0
 
 
 def _send(status: bytes, payload: bytes) -> None:

@@ -21,7 +21,14 @@ def cause(error: BaseException) -> str:
     Told by what the exception is and carries, and by what the kernel counts at this moment; what a ``raise`` statement of
     the function's made is its own.
     """
-    if not limits.asked or _was_raised_by_a_statement(error):
+    try:
+        return _cause(error) if limits.asked else ""
+    except Exception:
+        return ""  # an exception of the function's own class may do anything when it is looked at
+
+
+def _cause(error: BaseException) -> str:
+    if _was_raised_by_a_statement(error):
         return ""
     code = error.errno if isinstance(error, OSError) else None
     if "file_size" in limits.asked and code == 27:  # EFBIG
@@ -42,19 +49,31 @@ def cause(error: BaseException) -> str:
 
 
 def _scarcest_memory(needed: int) -> str:
-    """The limit that leaves this process the least memory, and less than *needed*."""
-    try:
-        _, _, mapped, addressed = system.memory_of_this_process()
-    except OSError:
-        mapped = addressed = 0
-    left = [(soft - (mapped if rlimit == "DATA" else addressed), name) for rlimit, (name, soft) in limits.held.items()]
+    """The limit that leaves this process the least memory, and less than *needed*; nothing if it is not one of ours."""
+    import resource
+
+    _, _, mapped, addressed = system.memory_of_this_process()
+    left = []
+    for rlimit, used in (("DATA", mapped), ("AS", addressed)):
+        soft, hard = resource.getrlimit(getattr(resource, "RLIMIT_" + rlimit))
+        if rlimit in limits.held:
+            name, ours = limits.held[rlimit]
+            # The function, or who started the far side, may have set a lower one.
+            left.append((ours - used, name) if not 0 <= hard < ours else (hard - used, ""))
+        elif soft >= 0:
+            left.append((soft - used, ""))
     return min([each for each in left if each[0] < needed], default=(0, ""))[1]
 
 
 def _most_processes_are_taken() -> bool:
-    """Whether the call has half of them: processes that fork at the same time keep each other from the last few."""
+    """Whether the call has half of them: processes that fork at the same time keep each other from the last few.
+
+    Or the user has all that RLIMIT_NPROC leaves him, elsewhere too.
+    """
     found = system.tree([posix.getppid()])
-    return bool(sum(stat.threads for stat in found.values()) - 1 >= limits.asked["processes"] // 2)
+    if sum(stat.threads for stat in found.values()) - 1 >= limits.asked["processes"] // 2:
+        return True
+    return bool(limits.most_tasks and limits.tasks_of_this_user() >= limits.most_tasks - 1)
 
 
 def _comes_from_fork(error: BaseException) -> bool:
@@ -64,12 +83,18 @@ def _comes_from_fork(error: BaseException) -> bool:
 
 
 def _was_raised_by_a_statement(error: BaseException) -> bool:
-    import opcode
-
     traceback = _last(error)
     if traceback is None or traceback.tb_lasti < 0:
         return False
-    return bool(traceback.tb_frame.f_code.co_code[traceback.tb_lasti] == opcode.opmap["RAISE_VARARGS"])
+    if _RAISED_ELSEWHERE.get(type(error.__cause__).__name__):
+        # A pool raises here again what was raised in another process, of which a text tells.
+        lines = [line for line in str(error.__cause__).splitlines() if line.startswith("    ")]
+        return bool(lines) and lines[-1].split()[0] == "raise"
+    return bool(_instruction(traceback) == _RAISE)
+
+
+def _instruction(traceback: "Any") -> int:
+    return traceback.tb_frame.f_code.co_code[traceback.tb_lasti]  # type: ignore[no-any-return]
 
 
 def _last(error: BaseException) -> "Any":
@@ -78,3 +103,11 @@ def _last(error: BaseException) -> "Any":
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     return traceback
+
+
+# Known without importing opcode: there may be no descriptor left to open a file with.
+_RAISED_ELSEWHERE = {"RemoteTraceback": True, "_RemoteTraceback": True}
+try:
+    raise KeyError
+except KeyError as _error:
+    _RAISE = _instruction(_error.__traceback__)

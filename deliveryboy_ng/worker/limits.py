@@ -34,6 +34,8 @@ asked: "dict[str, Any]" = {}  # the limits that are set
 # For DATA and AS: whose limit it is, and where it stands.
 held: "dict[str, tuple[str, int]]" = {}
 _room: "dict[str, Any]" = {}
+_stack = 8 << 20
+most_tasks = 0  # RLIMIT_NPROC, if it is set
 _THREAD_STARTS = ("start_new_thread", "start_joinable_thread")
 
 
@@ -61,7 +63,7 @@ def apply(limits: "dict[str, Any]", grace: float, memory_before: int, given: int
     :param given: bytes of memory that are not charged to it, for what it brought along
     """
     asked.update(limits)
-    if any(name in limits for name in ("memory", "cpu", "processes")) and not system.proc_is_ours():
+    if any(name in limits for name in ("memory", "cpu", "processes")) and not system.can_be_watched():
         raise CannotEnforce("memory, cpu and processes cannot be watched there, where /proc does not show the call's processes")
     if "nice" in limits:
         _try("nice=%d" % limits["nice"], _set_niceness, limits["nice"])
@@ -87,6 +89,10 @@ def apply(limits: "dict[str, Any]", grace: float, memory_before: int, given: int
 
 
 def _limit_memory(limits: "dict[str, Any]", memory_before: int, given: int) -> None:
+    global _stack
+    import resource
+
+    _stack = max(_stack, resource.getrlimit(resource.RLIMIT_STACK)[0])
     if "address_space" in limits:
         _hold("address_space", "AS", limits["address_space"], _RESERVE)
     if "data" in limits:
@@ -97,7 +103,7 @@ def _limit_memory(limits: "dict[str, Any]", memory_before: int, given: int) -> N
         spare = limits["memory"] + given - max(0, resident - shared - memory_before) - headroom
         if mapped + max(0, spare) < min(_hard_limit("DATA"), limits.get("data", sys.maxsize)):
             _hold("memory", "DATA", mapped + max(0, spare), headroom)
-            _let_threads_reserve_their_stacks()
+            _let_threads_reserve_their_stacks(limits.get("data", sys.maxsize))
 
 
 def _hold(name: str, rlimit: str, soft: int, reserve: int) -> None:
@@ -110,19 +116,27 @@ def _hold(name: str, rlimit: str, soft: int, reserve: int) -> None:
     hard = resource.getrlimit(number)[1] if name == "memory" else max(soft, min(soft + reserve, most))
     _set_rlimit(name, rlimit, soft, hard)
     held[rlimit] = (name, soft)
-    _room[rlimit] = [resource.setrlimit, number, (max(soft, min(soft + reserve, most)), hard)]
+    _room[rlimit] = (resource.setrlimit, resource.getrlimit, number, soft + reserve)
 
 
-def _let_threads_reserve_their_stacks() -> None:
+def _raise_soft(setrlimit: "Any", getrlimit: "Any", number: int, wanted: int) -> None:
+    """As far as the hard limit allows, which the function may have lowered meanwhile; never down."""
+    soft, hard = getrlimit(number)
+    if hard >= 0 and wanted > hard:
+        wanted = hard
+    if 0 <= soft < wanted:
+        setrlimit(number, (wanted, hard))
+
+
+def _let_threads_reserve_their_stacks(most: int) -> None:
     """A thread reserves all of its stack at once and touches little of it; the watch counts what it touches."""
 
     def with_room(start: "Any") -> "Any":
         def start_with_room(*args: "Any", **kwargs: "Any") -> "Any":
-            setrlimit, number, (_, hard) = _room["DATA"]
-            soft = held["DATA"][1] + (_thread._count() + 1) * stack_of_a_thread()
-            most = _hard_limit("DATA")
-            setrlimit(number, (min(soft, most), hard))
-            _room["DATA"][2] = (min(soft + _HEADROOM, most), hard)
+            setrlimit, getrlimit, number, _ = _room["DATA"]
+            soft = min(held["DATA"][1] + (_thread._count() + 1) * stack_of_a_thread(), most)
+            _raise_soft(setrlimit, getrlimit, number, soft)
+            _room["DATA"] = (setrlimit, getrlimit, number, soft + _HEADROOM)
             return start(*args, **kwargs)
 
         return start_with_room
@@ -136,8 +150,8 @@ def _let_threads_reserve_their_stacks() -> None:
 
 
 def stack_of_a_thread() -> int:
-    """Bytes, as Python asks for them, or else as the C library does."""
-    return _thread.stack_size() or 8 << 20
+    """Bytes, as Python asks for them, or else as the C library does: what RLIMIT_STACK was when the program began."""
+    return _thread.stack_size() or _stack
 
 
 def _hard_limit(name: str) -> int:
@@ -187,11 +201,12 @@ def _limit_processes(number: int) -> None:
     if outside and posix.getuid() == 0:
         return
     # In a user namespace a few may be out of sight, such as the command that made it; the watch counts exactly.
-    most = min(_tasks_of_this_user() - 1 + number + (0 if outside else 4), _hard_limit("NPROC"))
+    global most_tasks
+    most = most_tasks = min(tasks_of_this_user() - 1 + number + (0 if outside else 4), _hard_limit("NPROC"))
     _set_rlimit("processes", "NPROC", most, most)
 
 
-def _tasks_of_this_user() -> int:
+def tasks_of_this_user() -> int:
     """Processes and threads that RLIMIT_NPROC counts (setrlimit(2)): all of this user, whoever started them."""
     user = posix.getuid()
     total = 0
@@ -211,5 +226,5 @@ def _tasks_of_this_user() -> int:
 
 def make_room() -> None:
     """Give back what was kept for the answer's sake; allocates next to nothing."""
-    for setrlimit, number, pair in _room.values():
-        setrlimit(number, pair)
+    for setrlimit, getrlimit, number, wanted in _room.values():
+        _raise_soft(setrlimit, getrlimit, number, wanted)

@@ -57,7 +57,8 @@ class Call:
         self.next_look: "float | None" = None
         self.watch: "watch.Watch | None" = None
         # Bytes that are not the call's: resident pages that it shares with this process, its input, its packed box.
-        self.base = self.given = self.box = 0
+        self.base = self.box = 0
+        self.given = (0, 0)
         self.reaped_cpu = 0.0
         # Why the supervisor ended it, if it did: "timeout", "cancelled", "output", or the name of a watched limit.
         self.ending = ""
@@ -225,7 +226,7 @@ class Supervisor:
 
                 from . import limits  # noqa: F401
             box = [call.part(frames.MODULES), call.part(frames.BODY)]
-            if pipes.given + len(box[1]) > _LARGE:
+            if pipes.given[1] + len(box[1]) > _LARGE:
                 system.trim_heap()
             parent = posix.getpid()
             # Until the call process has let go of this one's handlers, a signal for it would be taken for one for us.
@@ -298,7 +299,8 @@ class Supervisor:
     def _take_down(self, call: Call, stream: str, data: bytes) -> None:
         if stream == "reply":
             if not call.seen[stream] and data[:1] == b"A":
-                call.preface = call_process.STATUS_SIZE + int.from_bytes(data[1 : call_process.STATUS_SIZE], "big")
+                size = int.from_bytes(data[1 : call_process.STATUS_SIZE], "big")
+                call.preface = call_process.STATUS_SIZE + size if size <= call_process.LONGEST_PREFACE else 0
             call.held += data
         call.seen[stream] += len(data)
         if stream != "reply":
@@ -343,8 +345,7 @@ class Supervisor:
             self.stop = self.stop or what == b"kill"
         elif call.status is None:
             if what == b"interrupt":
-                # Looked at again afterwards: an answer that was on its way already came from nobody who was interrupted.
-                if not self._has_answered(call) and self._interrupt(call) and not self._has_answered(call):
+                if not self._has_answered(call) and self._interrupt(call):
                     call.interrupts += 1
             elif what == b"kill":
                 self._end_call(call, "cancelled")
@@ -357,15 +358,18 @@ class Supervisor:
         return call.answered
 
     def _interrupt(self, call: Call) -> bool:
-        return system.kill_quietly(-call.pid, _signal.SIGINT) or system.kill_quietly(call.pid, _signal.SIGINT)
+        """Whether it reached the function: one that is over, and has not told yet, has blocked it."""
+        begun = system.takes(call.pid, _signal.SIGINT)
+        sent = system.kill_quietly(-call.pid, _signal.SIGINT) or system.kill_quietly(call.pid, _signal.SIGINT)
+        return begun and sent and not system.is_left_pending(call.pid, _signal.SIGINT)
 
     def _end_call(self, call: Call, reason: str) -> None:
         call.ending = call.ending or reason
         self._kill(call)
 
     def _kill(self, call: Call) -> None:
+        # What is below it is killed when it has ended: there may be helpers among them that tidy up.
         system.kill_quietly(call.pid, system.SIGKILL)
-        system.kill_quietly(-call.pid, system.SIGKILL)
 
     def _signals(self) -> None:
         try:
@@ -408,6 +412,8 @@ class Supervisor:
         if call.setup["keep_children"] and not call.ending:
             clean = not system.reap(self._reaped)
         else:
+            if not others and system.reap(self._reaped):
+                system.let_trackers_work(self._reaped)
             clean = system.kill_descendants(others, self._reaped)
             if not clean and system.kill_quietly(-call.pid, system.SIGKILL):
                 # Without a /proc to find them by, at least those that stayed in the call's own process group.

@@ -71,6 +71,11 @@ def die_with(parent: int) -> None:
         posix._exit(1)
 
 
+def can_be_watched() -> bool:
+    """Whether /proc shows the processes of this namespace, and their children."""
+    return proc_is_ours() and posix.access("/proc/self/task/%d/children" % posix.getpid(), posix.R_OK)
+
+
 def proc_is_ours() -> bool:
     """Whether /proc shows this process's own pid namespace (after ``unshare -p`` without a new /proc it does not)."""
     try:
@@ -80,18 +85,39 @@ def proc_is_ours() -> bool:
 
 
 def read(path: str) -> bytes:
-    """A file of /proc; raises OSError."""
+    """A file of /proc, which gives what it has in pieces of any size; raises OSError."""
     fd = posix.open(path, posix.O_RDONLY)
     try:
-        data = posix.read(fd, 4096)
-        if len(data) == 4096:
-            more = data
-            while more:
-                more = posix.read(fd, 1 << 16)
-                data += more
+        data = posix.read(fd, 1 << 14)
+        more = data
+        while more:
+            more = posix.read(fd, 1 << 16)
+            data += more
     finally:
         posix.close(fd)
     return data
+
+
+def takes(pid: int, signal: int) -> bool:
+    """Whether the process lives and has not blocked that signal."""
+    try:
+        status = read("/proc/%d/status" % pid)
+    except OSError:
+        return False
+    return b"\nState:\tZ" not in status and not _mask(status, b"SigBlk") >> (signal - 1) & 1
+
+
+def is_left_pending(pid: int, signal: int) -> bool:
+    """Whether that signal has been sent to the process, which has blocked it."""
+    try:
+        status = read("/proc/%d/status" % pid)
+    except OSError:
+        return False
+    return bool((_mask(status, b"ShdPnd") & _mask(status, b"SigBlk")) >> (signal - 1) & 1)
+
+
+def _mask(status: bytes, name: bytes) -> int:
+    return int(status.partition(b"\n" + name + b":\t")[2][:16] or b"0", 16)
 
 
 class Stat:
@@ -101,7 +127,7 @@ class Stat:
     rest about it is found.
     """
 
-    __slots__ = ("group", "parent", "place", "resident", "session", "threads", "ticks", "ticks_of_children")
+    __slots__ = ("group", "parent", "place", "resident", "session", "start", "threads", "ticks", "ticks_of_children")
 
     def __init__(self, pid: int) -> None:
         self.place = "/proc/%d" % pid
@@ -109,11 +135,22 @@ class Stat:
         self.parent, self.group, self.session = int(words[1]), int(words[2]), int(words[3])
         self.ticks, self.ticks_of_children = int(words[11]) + int(words[12]), int(words[13]) + int(words[14])
         self.threads = int(words[17])
-        if words[0] == b"Z" and self.threads > 1:
-            # Its main thread alone has ended, and took the view on what the others still have with it.
-            self.place += "/task/" + max(posix.listdir(self.place + "/task"), key=int)
-            words = self._words()
+        self.start = int(words[19])
         self.resident = int(words[21]) * PAGE
+        if words[0] == b"Z" and self.threads > 1:
+            self._look_at_another_thread(pid)
+
+    def _look_at_another_thread(self, pid: int) -> None:
+        """The main thread alone has ended, and took the view on what the others still have with it."""
+        process = self.place
+        for name in posix.listdir(process + "/task"):
+            if name != str(pid):
+                self.place = "%s/task/%s" % (process, name)
+                try:
+                    self.resident = int(self._words()[21]) * PAGE
+                    return
+                except OSError:
+                    self.place = process
 
     def _words(self) -> "list[bytes]":
         text = read(self.place + "/stat")
@@ -160,19 +197,23 @@ def children(pid: int, threads: int = 1) -> "list[int]":
 
     Much cheaper than looking at all of /proc, but while processes come and go it may miss some (proc(5)).
     """
-    found = []
     try:
-        for thread in posix.listdir("/proc/%d/task" % pid) if threads > 1 else [pid]:
-            found += [int(child) for child in read("/proc/%d/task/%s/children" % (pid, thread)).split()]
+        tasks = posix.listdir("/proc/%d/task" % pid) if threads > 1 else [pid]
     except OSError:
-        pass
+        return []
+    found = []
+    for thread in tasks:
+        try:
+            found += [int(child) for child in read("/proc/%d/task/%s/children" % (pid, thread)).split()]
+        except OSError:
+            pass
     return found
 
 
 def tree(roots: "list[int]") -> "dict[int, Stat]":
     """These processes and all below them, as far as they live."""
     found: "dict[int, Stat]" = {}
-    queue = list(roots)
+    queue = roots[::-1]
     while queue:
         pid = queue.pop()
         try:
@@ -190,6 +231,27 @@ def kill_quietly(pid: int, signal: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def let_trackers_work(reaped: "Any" = None, limit: float = 0.5) -> None:
+    """Let multiprocessing's helpers remove named semaphores and shared memory, as they do when all others have ended."""
+    me = posix.getpid()
+    trackers = [pid for pid, _ in descendants(me) if _is_tracker(pid)]
+    if not trackers:
+        return
+    _kill_found(me, frozenset(trackers))
+    deadline = time.monotonic() + limit
+    while trackers and time.monotonic() < deadline:
+        reap(reaped)
+        trackers = [pid for pid in trackers if _is_tracker(pid)]
+        time.sleep(0.002)
+
+
+def _is_tracker(pid: int) -> bool:
+    try:
+        return b"multiprocessing.resource_tracker import main" in read("/proc/%d/cmdline" % pid)
+    except OSError:
+        return False
 
 
 def kill_descendants(spare: "frozenset[int]" = frozenset(), reaped: "Any" = None, limit: float = 10.0) -> bool:
@@ -225,10 +287,11 @@ def _kill_found(me: int, spare: "frozenset[int]") -> "tuple[bool, bool]":
     safe = set(spare)
     for pid in spare:
         safe.update(below for below, _ in descendants(pid))
-    targets = [(pid, stat) for pid, stat in descendants(me) if pid not in safe]
+    found = descendants(me)
+    targets = [(pid, stat) for pid, stat in found if pid not in safe]
     ours = posix.getsid(0)
     # A group is killed at one stroke: whoever forks in it meanwhile dies as well, a fork bomb too.
-    for group in {stat.group for _, stat in targets if stat.session != ours}:
+    for group in {stat.group for _, stat in targets if stat.session != ours} - {stat.group for pid, stat in found if pid in safe}:
         kill_quietly(-group, SIGKILL)
     reached = False
     for pid, _ in targets:

@@ -24,6 +24,8 @@ _WHILE_GROWING, _WHILE_CALM = 20, 400
 _FASTEST_GROWTH = 4e9
 _FASTEST_FORKING = 20000.0
 _TICK = 1.0 / posix.sysconf("SC_CLK_TCK")
+# Looks at what does not change, and is far from its limit, that go by without an exact figure.
+_LOOKS_WHILE_STILL = 5
 # What is swapped out is in the exact figure only, taken once in so many looks for that.
 _LOOKS_FOR_SWAP = 10
 # Descriptors to look at in one look, for memfds; a call that holds more is gone through in several.
@@ -37,9 +39,9 @@ class Watch:
     ``exceeded`` is its name and ``observed`` what was seen.
     """
 
-    def __init__(self, limits: "dict[str, Any]", base: int, given: int, box: int, started: float) -> None:
-        """Bytes that are not the call's: *base* that it shares with this process, *given* of input, in a memfd that it did
-        not make, and *box*, packed and unpacked.
+    def __init__(self, limits: "dict[str, Any]", base: int, given: "tuple[int, int]", box: int, started: float) -> None:
+        """Bytes that are not the call's: *base* that it shares with this process, *given* of input, in the memfd of that
+        inode, and *box*, packed and unpacked.
         """
         self.memory: "int | None" = limits.get("memory")
         self.processes: "int | None" = limits.get("processes")
@@ -52,10 +54,11 @@ class Watch:
         self._box = 2 * box
         self._limited = any(limit is not None for limit in (self.memory, self.processes, self.cpu))
         self._started = started
-        self._exact_until = self._looks = 0
+        self._exact_until = self._looks = self._measured = 0
+        self._measured_at = (0, 0)
         self._before: "dict[int, system.Stat]" = {}
         self._held_before = 0
-        self._credited = 0.0
+        self._credited = self._credited_then = self._owed = self._tolerance = 0.0
         self._lost_cpu = 0.0
 
     def look(self, roots: "list[int]", reaped_cpu: float, until: float) -> float:
@@ -67,6 +70,7 @@ class Watch:
         begun = time.thread_time()
         room = LONGEST if self._limited else min(IDLE, max(LONGEST, (time.monotonic() - self._started) / 10))
         found = system.tree(roots)
+        self._add_missed(found)
         tasks = sum(stat.threads for stat in found.values())
         memfds = {} if self.memory is None else self._memfds.sizes(found)
         held = sum(stat.resident for stat in found.values()) + sum(memfds.values())
@@ -105,13 +109,31 @@ class Watch:
         return max(_TICK, (self.cpu - used) / (posix.cpu_count() or 1))
 
     def _find_lost_cpu(self, found: "dict[int, system.Stat]", credited: float) -> None:
-        """Count those whose parent ignores SIGCHLD: the kernel adds their time to nobody's when they end."""
+        """Count those whose parent ignores SIGCHLD: the kernel adds their time to nobody's when they end.
+
+        What is missing now may be added to somebody who has been looked at already; so it is counted a look later.
+        """
         gone = [stat for pid, stat in self._before.items() if pid not in found]
-        owed = sum(stat.ticks + stat.ticks_of_children for stat in gone) * _TICK
-        settled = credited - (self._credited - sum(stat.ticks_of_children for stat in gone) * _TICK)
-        if owed > settled + 2 * len(gone) * _TICK:
-            self._lost_cpu += owed - settled
+        of_gone = sum(stat.ticks_of_children for stat in gone) * _TICK
+        if self._owed:
+            settled = credited + of_gone - self._credited_then
+            if self._owed > settled + self._tolerance:
+                self._lost_cpu += self._owed - settled
+        self._owed = sum(stat.ticks for stat in gone) * _TICK + of_gone
+        self._tolerance = 2 * len(gone) * _TICK
+        self._credited_then = self._credited - of_gone
         self._credited = credited
+
+    def _add_missed(self, found: "dict[int, system.Stat]") -> None:
+        """Those that were not found by way of their parents, since these came and went, but still live."""
+        for pid, stat in self._before.items():
+            if pid not in found:
+                try:
+                    now = system.Stat(pid)
+                except OSError:
+                    continue
+                if now.start == stat.start:
+                    found[pid] = now
 
     # --- memory ---------------------------------------------------------------------------------------------------
 
@@ -125,14 +147,20 @@ class Watch:
         allowed = self.memory + self._box
         self._looks += 1
         swapped = self._looks % _LOOKS_FOR_SWAP == 0 and _has_swap()
-        if held > 0.8 * allowed or swapped or self._is_worth_measuring(held):
+        if (held > 0.8 * allowed and not self._is_still(held, allowed)) or swapped or self._is_worth_measuring(held):
             measured = _memory_of(found, memfds, until)
             if measured is not None:
+                self._measured, self._measured_at = measured, (held, self._looks)
                 held = measured
                 self.peak = max(self.peak, held)
                 if held > allowed:
                     self._exceed("memory", held - self._box)
         return (allowed - held) / _FASTEST_GROWTH
+
+    def _is_still(self, held: int, allowed: int) -> bool:
+        """Whether most is shared, and nothing has changed for a few looks: an exact figure of many processes is dear."""
+        before, look = self._measured_at
+        return self._measured < allowed // 2 and abs(held - before) <= allowed // 64 and self._looks - look < _LOOKS_WHILE_STILL
 
     def _is_worth_measuring(self, held: int) -> bool:
         """Whether the cheap figure has grown by a quarter since the exact one was taken."""
@@ -145,7 +173,7 @@ class Watch:
 class Memfds:
     """Finds the memfds that processes hold open: what is written to one counts nowhere else."""
 
-    def __init__(self, given: int) -> None:
+    def __init__(self, given: "tuple[int, int]") -> None:
         self._given = given
         self._walk: "Iterator[str]" = iter(())
         self._known: "dict[int, str]" = {}
@@ -171,7 +199,7 @@ class Memfds:
             target = posix.readlink(path)
             if target.startswith("/memfd:"):
                 found = posix.stat(path)
-                given = self._given if target.startswith("/memfd:deliveryboy input ") else 0
+                given = self._given[1] if found.st_ino == self._given[0] else 0
                 sizes[found.st_ino] = max(0, found.st_blocks * 512 - given)
                 self._known[found.st_ino] = path
         except OSError:
@@ -231,12 +259,15 @@ def _fields(rollup: bytes) -> "dict[bytes, int]":
 
 
 def _mapped(smaps: bytes, memfds: "dict[int, int]") -> int:
-    """The share of mapped memfds in what smaps_rollup says."""
+    """The share of mapped memfds in what smaps_rollup says, without the private copies of their pages."""
     total = 0
     counts = False
+    share = 0
     for line in smaps.splitlines():
         if line.startswith(b"Pss:"):
-            total += int(line.split()[1]) * 1024 * counts
+            share = int(line.split()[1]) * 1024
+        elif line.startswith(b"Anonymous:"):
+            total += max(0, share - int(line.split()[1]) * 1024) * counts
         elif b" /memfd:" in line:
             counts = int(line.split()[4]) in memfds
         elif b"-" in line.split(b" ", 1)[0]:
