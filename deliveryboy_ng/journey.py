@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import packing
+from . import packing, replies
 from .exceptions import DeliveryTransportError, InterpreterNotFound, VersionMismatchError
 from .interrupts import Interrupts
 from .options import Options
@@ -108,7 +108,7 @@ class Journey:
         failures: list[InterpreterNotFound] = []
         for executable in self.options.executables:
             try:
-                self.session = session = Session(self.options.chain, executable, detached, self._requests)
+                self.session = session = Session(self.options.chain, executable, detached, self._requests, self.options.trusted)
             except InterpreterNotFound as error:
                 failures.append(error)
                 continue
@@ -153,6 +153,7 @@ class Journey:
             "cwd": options.cwd,
             "limits": options.limits.as_setup(),
             "guard": guard_of(options.chain),
+            "accepts": None if options.trusted else list(self._accepted()),
             "most_output": int(options.max_output) if options.overflow == "kill" else None,
             "keep_children": options.keep_children,
             "magic": packing.MAGIC if box.by_value else b"",
@@ -161,6 +162,11 @@ class Journey:
             "path": _import_path(),
             "prefixes": (sys.prefix, sys.exec_prefix),
         }
+
+    def _accepted(self) -> dict[str, type]:
+        """The classes that may come back, by the names under which the far side knows them."""
+        names = {f"{kind.__module__}:{kind.__qualname__}": kind for kind in self.options.accepts}
+        return names | {number: thing for number, thing in self.box.own.items() if thing in self.options.accepts}
 
     def _note_start(self, ending: Ending) -> bool:
         if self.on_start is not None and self.session is not None:
@@ -191,11 +197,13 @@ class Journey:
             transport=describe(session.chain),
             noise=bytes(session.noise),
             transport_stderr=session.stderr,
+            trusted=self.options.trusted,
             clean=account is not None and bool(account.clean),
             started=self.started,
             duration=time.monotonic() - self._clock,
         )
-        return judge(receipt, ending, Case(self.name, self.options, self.box.own, bytes(self._sink.last_words)))
+        reader: replies.Reader = replies.Pickles(self.box.own) if self.options.trusted else replies.Data(self._accepted())
+        return judge(receipt, ending, Case(self.name, self.options, reader, bytes(self._sink.last_words)))
 
     def _applied(self, ending: Ending) -> tuple[str, ...]:
         """What held the call: by the supervisor's hand since its start, by its own before the function ran."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import os
 import pickle
 import sys
@@ -49,6 +50,9 @@ class Options:
         the function itself has come to its end; they must write elsewhere than to its stdout and stderr
     :param modules: ``"auto"``, or names of modules (with all below them) that shall travel although they are installed
     :param limits: resource limits
+    :param trust: whether what comes back may be unpickled, which lets whoever wrote it run what he likes here.  False takes
+        data only; None is True for now
+    :param accepts: enums, dataclasses and named tuples that may come back as such where data only is taken
     """
 
     transport: Any = None
@@ -70,6 +74,8 @@ class Options:
     keep_children: bool = False
     modules: str | Iterable[str] = "auto"
     limits: Limits = Limits()
+    trust: bool | None = None
+    accepts: Iterable[type] = ()
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -83,6 +89,7 @@ class Options:
         put(self, "transport_params", ())
         put(self, "env", _checked_env(self.env))
         put(self, "modules", _checked_modules(self.modules))
+        put(self, "accepts", _checked_accepts(self.accepts))
         put(self, "max_output", parse_size("max_output", self.max_output))
         put(self, "max_reply", parse_size("max_reply", self.max_reply))
         if self.cwd is not None:
@@ -112,6 +119,8 @@ class Options:
             raise DeliveryOptionError(f"limits must be Limits(...), not {self.limits!r}")
         if self.umask is not None and not (type(self.umask) is int and 0 <= self.umask <= 0o777):
             raise DeliveryOptionError(f"umask must be a number from 0 to 0o777, not {self.umask!r}")
+        if self.trust not in (None, True, False):
+            raise DeliveryOptionError(f"trust must be True, False or None, not {self.trust!r}")
         if self.overflow not in ("cut", "kill"):
             raise DeliveryOptionError(f'overflow must be "cut" or "kill", not {self.overflow!r}')
         for name in ("asynchronous", "discard_excess", "keep_children"):
@@ -146,6 +155,11 @@ class Options:
     def chain(self) -> tuple[Transport, ...]:
         """The transport's hops, outermost first."""
         return self.transport  # type: ignore[no-any-return]
+
+    @property
+    def trusted(self) -> bool:
+        """Whether what comes back may be unpickled."""
+        return self.trust is not False
 
     @property
     def executables(self) -> tuple[str, ...]:
@@ -208,3 +222,17 @@ def _checked_modules(modules: object) -> tuple[str, ...]:
                     raise DeliveryOptionError(f"modules: {name} belongs to the standard library, which never travels")
             return names
     raise DeliveryOptionError(f'modules must be "auto" or a list of module names, not {modules!r}')
+
+
+def _checked_accepts(classes: object) -> tuple[type, ...]:
+    if isinstance(classes, Iterable) and not isinstance(classes, (str, bytes)):
+        found = tuple(classes)
+        wrong = [kind for kind in found if not (isinstance(kind, type) and _is_record(kind))]
+        if not wrong:
+            return found
+        classes = wrong[0]
+    raise DeliveryOptionError(f"accepts must list enums, dataclasses and named tuples, not {classes!r}")
+
+
+def _is_record(kind: type) -> bool:
+    return issubclass(kind, enum.Enum) or dataclasses.is_dataclass(kind) or (issubclass(kind, tuple) and hasattr(kind, "_fields"))

@@ -83,6 +83,7 @@ class Receipt:
     :ivar transport: the chain's hops in words
     :ivar noise: the last of what the transport printed around the answer
     :ivar transport_stderr: the last of what the transport itself wrote to stderr
+    :ivar trusted: whether the answer was unpickled; else it was taken as data
     :ivar clean: whether every process of the call is known to have ended
     :ivar started: when the call began (UTC)
     :ivar duration: seconds from packing to the answer
@@ -109,6 +110,7 @@ class Receipt:
     transport: str = ""
     noise: bytes = dataclasses.field(default=b"", repr=False)
     transport_stderr: str = dataclasses.field(default="", repr=False)
+    trusted: bool = True
     clean: bool = False
     started: datetime.datetime = datetime.datetime.fromtimestamp(0, datetime.UTC)
     duration: float = 0.0

@@ -9,12 +9,12 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from .exceptions import DeliveryPickleError, RemoteError
 from .worker import rebuild
 
-__all__ = ["Origin", "rebuild_exception", "rebuild_value"]
+__all__ = ["Data", "Origin", "Pickles", "Reader", "stand_in", "with_frames"]
 
 Buffer = bytes | memoryview
 _LONGEST_SOURCE = 100_000
@@ -34,19 +34,6 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def rebuild_value(data: Buffer, own: Mapping[str, Any]) -> Any:
-    """The value that a reply holds.
-
-    :raises DeliveryPickleError: if it cannot be rebuilt here
-    """
-    try:
-        return _Unpickler(data, own).load()
-    except Exception as error:
-        raise DeliveryPickleError(
-            f"the function returned, but its value cannot be rebuilt here: {type(error).__name__}: {error}", real_exception=error
-        ) from error
-
-
 @dataclass(frozen=True)
 class Origin:
     """Where a traceback's frames ran, and how file names of that place are shown here."""
@@ -55,44 +42,100 @@ class Origin:
     elsewhere: bool
 
 
-def rebuild_exception(data: Buffer, own: Mapping[str, Any], origin: Origin) -> tuple[BaseException, str]:
-    """The exception that a reply holds, chained as it was, or RemoteError for what cannot be rebuilt.
+class Reader(Protocol):
+    """Reads what an answer holds."""
 
-    With it the name of the limit that it comes from, as the far side sees it.
+    def value(self, data: Buffer) -> Any:
+        """The value that was returned.
 
-    :raises DeliveryPickleError: if the reply makes no sense
+        :raises DeliveryPickleError: if it cannot be rebuilt here
+        """
+
+    def exception(self, data: Buffer, origin: Origin) -> tuple[BaseException, str]:
+        """The exception that was raised, chained as it was, or RemoteError for what cannot be rebuilt.
+
+        With it the name of the limit that it comes from, as the far side sees it.
+
+        :raises DeliveryPickleError: if the reply makes no sense
+        """
+
+
+@dataclass(frozen=True)
+class Pickles:
+    """Answers of somebody who may do here what he likes anyhow.
+
+    :ivar own: the caller's own functions and classes that the box held, by number
     """
-    try:
-        records = _Unpickler(data, own).load()
-        errors = [_rebuild(record, own, origin) for record in records]
-        for place, error in enumerate(errors):
-            _link(error, place, records, errors)
-        return errors[0], str(records[0]["limit"])
-    except Exception as error:
-        raise DeliveryPickleError(
-            f"the function raised, but its exception cannot be read: {type(error).__name__}: {error}", real_exception=error
-        ) from error
+
+    own: Mapping[str, Any]
+
+    def value(self, data: Buffer) -> Any:
+        try:
+            return _Unpickler(data, self.own).load()
+        except Exception as error:
+            raise _unreadable("returned, but its value cannot be rebuilt here", error) from error
+
+    def exception(self, data: Buffer, origin: Origin) -> tuple[BaseException, str]:
+        try:
+            records = _Unpickler(data, self.own).load()
+            errors = [_rebuild(record, self.own, origin) for record in records]
+            for place, error in enumerate(errors):
+                _link(error, place, records, errors)
+            return errors[0], str(records[0]["limit"])
+        except Exception as error:
+            raise _unreadable("raised, but its exception cannot be read", error) from error
+
+
+@dataclass(frozen=True)
+class Data:
+    """Answers of anybody.
+
+    :ivar accepts: classes of which instances may be made, by name
+    """
+
+    accepts: Mapping[str, type]
+
+    def value(self, data: Buffer) -> Any:
+        from . import decoding
+
+        try:
+            return decoding.decode(data, self.accepts)
+        except decoding.Undecodable as error:
+            raise _unreadable("returned, but what came is no data", error) from error
+
+    def exception(self, data: Buffer, origin: Origin) -> tuple[BaseException, str]:
+        from . import decoding, untrusted
+
+        try:
+            return untrusted.exception(decoding.decode(data, {}), self.accepts, origin)
+        except decoding.Undecodable as error:
+            raise _unreadable("raised, but its exception cannot be read", error) from error
+
+
+def _unreadable(what: str, error: Exception) -> DeliveryPickleError:
+    return DeliveryPickleError(f"the function {what}: {type(error).__name__}: {error}", real_exception=error)
 
 
 def _rebuild(record: dict[str, Any], own: Mapping[str, Any], origin: Origin) -> BaseException:
     frames = [_shown(frame, origin) for frame in record["frames"]]
     error, reason = _unpickled(record, own)
     if error is None:
-        error = _stand_in(record, frames, reason)
-    return error.with_traceback(_traceback(frames))
+        error = stand_in(record, frames, reason)
+    return with_frames(error, frames)
 
 
 def _unpickled(record: dict[str, Any], own: Mapping[str, Any]) -> tuple[BaseException | None, str]:
-    if isinstance(record["pickle"], str):
-        return None, record["pickle"]
+    if isinstance(record["packed"], str):
+        return None, record["packed"]
     try:
-        error = _Unpickler(record["pickle"], own).load()
+        error = _Unpickler(record["packed"], own).load()
     except Exception as failure:
         return None, f"{type(failure).__name__}: {failure}"
     return (error, "") if isinstance(error, BaseException) else (None, "it unpickled to something else")
 
 
-def _stand_in(record: dict[str, Any], frames: list[tuple[str, int, str]], reason: str) -> RemoteError:
+def stand_in(record: Mapping[str, Any], frames: list[tuple[str, int, str]], reason: str) -> RemoteError:
+    """A RemoteError that tells what the record does; *frames* are file, line number and function."""
     name = record["name"] if record["module"] == "builtins" else f"{record['module']}.{record['name']}"
     summary = traceback.StackSummary.from_list([traceback.FrameSummary(file, line, function) for file, line, function in frames])
     text = "Traceback (most recent call last):\n" + "".join(summary.format()) + f"{name}: {record['text']}\n"
@@ -135,6 +178,11 @@ def _shown(frame: tuple[str, int, str, str], origin: Origin) -> tuple[str, int, 
     # Without a modification time linecache never asks the disk for it.
     linecache.cache[name] = (len(lines), None, lines, name)
     return name, line, function
+
+
+def with_frames(error: BaseException, frames: list[tuple[str, int, str]]) -> BaseException:
+    """The exception with a traceback of these frames: file, line number and function."""
+    return error.with_traceback(_traceback(frames))
 
 
 def _traceback(frames: list[tuple[str, int, str]]) -> TracebackType | None:

@@ -11,9 +11,7 @@ import math
 import platform
 import signal
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from . import replies
 from .exceptions import (
@@ -33,6 +31,7 @@ from .exceptions import (
     OutputLimitExceeded,
     ProcessLimitExceeded,
     ProtectionUnavailable,
+    RemoteError,
     ReplyLimitExceeded,
     VersionMismatchError,
 )
@@ -60,13 +59,13 @@ _NUMBERS = {"file_size": errno.EFBIG, "open_files": errno.EMFILE}
 class Case:
     """What this side knows of a call by itself.
 
-    :ivar own: the caller's own functions and classes that the box held, by number
+    :ivar reader: reads what the answer holds
     :ivar last_words: the last of the call's stderr, whether it is kept in the receipt or not
     """
 
     name: str
     options: Options
-    own: Mapping[str, Any]
+    reader: replies.Reader
     last_words: bytes
 
 
@@ -182,17 +181,20 @@ def _as_given(case: Case, limit: str) -> str:
 def _answered(receipt: Receipt, case: Case, status: bytes, payload: memoryview) -> Receipt:
     try:
         if status == b"R":
-            return replace(receipt, verdict=Verdict.RETURNED, value=replies.rebuild_value(payload, case.own))
+            return replace(receipt, verdict=Verdict.RETURNED, value=case.reader.value(payload))
         if status == b"X":
-            return _raised(receipt, case, *replies.rebuild_exception(payload, case.own, _origin(receipt, case)))
+            return _raised(receipt, case, *case.reader.exception(payload, _origin(receipt, case)))
     except DeliveryPickleError as problem:
         return _failed(receipt, Verdict.RETURNED if status == b"R" else Verdict.RAISED, problem)
-    text = f"{case.name} returned what cannot travel: {_text(payload)}. Return its data instead"
+    ways = "Return its data instead"
+    if not case.options.trusted:
+        ways += ", name an enum, dataclass or named tuple in accepts=[...], or take whatever comes by trust=True"
+    text = f"{case.name} returned what cannot travel: {_text(payload)}. {ways}"
     return _failed(receipt, Verdict.RETURNED, DeliveryPickleError(text))
 
 
 def _raised(receipt: Receipt, case: Case, error: BaseException, limit: str) -> Receipt:
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt) or (isinstance(error, RemoteError) and error.type_name == "KeyboardInterrupt"):
         interrupted = CallInterrupted(f"{case.name} raised KeyboardInterrupt")
         interrupted.__cause__ = error
         return _failed(receipt, Verdict.RAISED, interrupted)
@@ -221,7 +223,7 @@ def _refused(receipt: Receipt, case: Case, status: bytes, payload: memoryview) -
         problem = VersionMismatchError(f"{case.name} has not run: {_text(payload)}, there is {receipt.python}")
     else:
         try:
-            error, limit = replies.rebuild_exception(payload, case.own, _origin(receipt, case))
+            error, limit = case.reader.exception(payload, _origin(receipt, case))
             if limit in _LIMITS and limit in case.options.limits.as_setup():
                 return _beyond(receipt, case, limit, f"it has not run, its box could not be unpacked there: {_named(error)}", error)
             problem = _not_unpacked(receipt, case, error)

@@ -31,6 +31,8 @@ MODULES = (
     "call",
     "supervisor",
 )
+# Sent besides where it is needed.
+FOR_DATA = ("codec",)
 _LINE = 960
 
 
@@ -48,9 +50,9 @@ def command_line(executable: str, nonce: str) -> list[str]:
 
 
 @functools.cache
-def _worker(same_version: bool) -> bytes:
+def _worker(same_version: bool, data: bool) -> bytes:
     parts: dict[str, bytes | str] = {}
-    for name in MODULES:
+    for name in (*MODULES, *FOR_DATA) if data else MODULES:
         loader = _loader(name)
         # The one without a name is executed at once, the others are imported when they are first needed.
         key = "" if name == "boot" else loader.name
@@ -62,15 +64,18 @@ def _worker(same_version: bool) -> bytes:
 
 
 @functools.cache
-def _as_text(same_version: bool) -> bytes:
-    text = binascii.b2a_base64(_worker(same_version), newline=False)
+def _as_text(same_version: bool, data: bool) -> bytes:
+    text = binascii.b2a_base64(_worker(same_version, data), newline=False)
     return b"".join(text[start : start + _LINE] + b"\n" for start in range(0, len(text), _LINE))
 
 
-def worker_lines(nonce: bytes, magic: bytes, lane: str) -> Iterator[bytes]:
-    """The worker for an interpreter with this magic number: as code for our own version, as source for any other."""
-    same_version = magic == importlib.util.MAGIC_NUMBER
-    encoding, worker = ("raw", _worker(same_version)) if lane == "binary" else ("base64", _as_text(same_version))
+def worker_lines(nonce: bytes, magic: bytes, lane: str, data: bool) -> Iterator[bytes]:
+    """The worker for an interpreter with this magic number: as code for our own version, as source for any other.
+
+    :param data: whether it shall be able to answer in data
+    """
+    kind = (magic == importlib.util.MAGIC_NUMBER, data)
+    encoding, worker = ("raw", _worker(*kind)) if lane == "binary" else ("base64", _as_text(*kind))
     yield b"".join((frames.mark(nonce, frames.TO_FAR), f"worker {encoding} {len(worker)} {lane}\n".encode(), worker))
 
 

@@ -5,10 +5,12 @@ just forked and never returns.  Descriptor 0 is the call's own input, 1 and 2 ar
 the reply: records of one status byte, the payload's size in 8 bytes, the payload.
 
     A text    what is enforced from here on, line by line; the first record if there is one, and never the last
-    R pickle      the function returned            X pickle   it raised: records as failure.py makes them
-    U text        it returned what cannot travel   L pickle   box could not be unpacked: records
+    R value       the function returned            X records  it raised: records as failure.py makes them
+    U text        it returned what cannot travel   L records  box could not be unpacked
     E text        the call cannot be prepared as asked; the function has not run
     V text        another Python version would be needed; the function has not run
+
+Values and records are pickles, or data (codec.py) for a caller that does not trust them.
 
 Without a reply the process's end says it all: sys.exit(3) and posix._exit(3) both end it with code 3.
 """
@@ -31,6 +33,7 @@ REPLY_FD = 3
 FAILED = 70
 INTERRUPTED_TOO_LATE = 71
 _SPARE = 1 << 18
+_form: "Any" = rebuild  # how answers are packed: as pickles, or, for a caller that does not trust them, by codec.py as data
 current: "Any" = None  # the function this process runs; delivered functions that meet themselves run in place
 
 
@@ -135,6 +138,8 @@ def _run(setup: "dict[str, Any]", box: "list[bytes]", pipes: Pipes, parent: int)
     global _replier
     _replier = (posix.getpid(), _identity())
     _become_ordinary(parent)
+    if setup["accepts"] is not None:
+        _answer_in_data(setup["accepts"])
     if setup["magic"] and setup["magic"] != _magic():
         return _reply(b"V", ("the box is for Python %s" % setup["python"]).encode())
     # Given back at once when memory is refused: what has to be done then needs some.
@@ -173,14 +178,15 @@ def _run(setup: "dict[str, Any]", box: "list[bytes]", pipes: Pipes, parent: int)
         del error
         return _reply(b"X", reply, _leave)
     try:
-        reply = _dumps(value)
+        reply = _form.dumps(value)
     except MemoryError as error:
         spare.clear()
         value = None
         error.args = ("while the answer was packed, which takes as much memory again as the answer has",)
         return _reply(b"X", _pack_failure(error), _leave)
     except BaseException as error:
-        return _reply(b"U", ("%s: %s" % (type(error).__name__, _text_of(error))).encode("utf-8", "replace"), _leave)
+        text = _text_of(error) if setup["accepts"] is not None else "%s: %s" % (type(error).__name__, _text_of(error))
+        return _reply(b"U", text.encode("utf-8", "replace"), _leave)
     return _reply(b"R", reply, _leave)
 
 
@@ -202,6 +208,14 @@ def _become_ordinary(parent: int) -> None:
             _signal.signal(getattr(_signal, name), _signal.SIG_IGN)
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def _answer_in_data(accepts: "list[str]") -> None:
+    global _form
+    from . import codec
+
+    codec.accept(accepts)
+    _form = codec
 
 
 def _magic() -> bytes:
@@ -309,10 +323,6 @@ def _call(function: "Any", args: "Any", kwargs: "Any") -> "Any":
     return value
 
 
-def _dumps(value: object) -> bytes:
-    return rebuild.dumps(value)
-
-
 def _pack_failure(error: BaseException) -> bytes:
     from . import limits
 
@@ -321,7 +331,7 @@ def _pack_failure(error: BaseException) -> bytes:
 
     limit = evidence.cause(error)
     failure.let_go(error)
-    return failure.pack(error, _dumps, limit)
+    return failure.pack(error, _form, limit)
 
 
 def _text_of(error: BaseException) -> str:

@@ -1,15 +1,14 @@
 """Packs an exception with everything around it, so that the caller can raise it again.
 
-Contract: far side, standard library only, Python 3.8+.  ``pack(error, dumps)`` gives the pickle of a list of records;
-record 0 is the exception itself, others are referred to by their place in the list.  Each exception is pickled on its
-own, so that one which cannot be does not take its neighbours with it.
+Contract: far side, standard library only, Python 3.8+.  ``pack(error, form)`` gives a list of records, packed; record 0 is
+the exception itself, others are referred to by their place in the list.  What an exception consists of is packed on its own,
+so that one which cannot be does not take its neighbours with it.  *form* is rebuild.py (pickle) or codec.py (data).
 """
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-MOST_RECORDS = 100
 MOST_FRAMES = 200
 LONGEST_LINE = 500
 
@@ -22,14 +21,14 @@ def text_of(error: BaseException) -> str:
         return "<%s.__str__ raised %s>" % (type(error).__name__, type(second).__name__)
 
 
-def pack(error: BaseException, dumps: "Any", limit: str) -> bytes:
+def pack(error: BaseException, form: "Any", limit: str) -> bytes:
     """Records of *error*, its causes, contexts and group members; *limit* is the name of the limit it comes from, if any."""
     found = [error]
     places = {id(error): 0}
     records: "list[dict[str, Any]]" = []
 
     def place(other: object) -> "int | None":
-        if not isinstance(other, BaseException) or len(found) >= MOST_RECORDS:
+        if not isinstance(other, BaseException) or len(found) >= form.MOST_RECORDS:
             return places.get(id(other))
         if id(other) not in places:
             places[id(other)] = len(found)
@@ -49,16 +48,16 @@ def pack(error: BaseException, dumps: "Any", limit: str) -> bytes:
                 "context": place(each.__context__),
                 "suppress": bool(each.__suppress_context__),
                 "members": [place(member) for member in _members(each)],
-                "pickle": _pickled(each, dumps),
+                "packed": _packed(each, form),
                 "limit": "" if records else limit,
             }
         )
     try:
-        return dumps(records)  # type: ignore[no-any-return]
+        return form.dumps(records)  # type: ignore[no-any-return]
     except MemoryError:
         for record in records:
-            record.update(text=record["text"][:LONGEST_LINE], pickle="MemoryError", notes=[])
-        return dumps(records)  # type: ignore[no-any-return]
+            record.update(text=record["text"][:LONGEST_LINE], packed="MemoryError", notes=[])
+        return form.dumps(records)  # type: ignore[no-any-return]
 
 
 def let_go(error: BaseException) -> None:
@@ -90,10 +89,10 @@ def _members(error: BaseException) -> "tuple[object, ...]":
     return members if isinstance(members, tuple) else ()
 
 
-def _pickled(error: BaseException, dumps: "Any") -> "bytes | str":
-    """The pickle, or in words why there is none."""
+def _packed(error: BaseException, form: "Any") -> "bytes | str":
+    """What it consists of, or in words why that cannot be packed."""
     try:
-        return dumps(error)  # type: ignore[no-any-return]
+        return form.dumps_error(error)  # type: ignore[no-any-return]
     except BaseException as reason:
         return "%s: %s" % (type(reason).__name__, text_of(reason))
 

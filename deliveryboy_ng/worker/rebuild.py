@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 LIBRARY = "deliveryboy_ng"
+MOST_RECORDS = 100  # exceptions that belong to one
 WORKER = __name__.rpartition(".")[0] + "."
 FunctionType: "Any" = type(lambda: None)
 CellType = type((lambda x: lambda: x)(0).__closure__[0])  # type: ignore[index]
@@ -26,6 +27,12 @@ def remember(made: "Any", number: "Any") -> "Any":
     if number is not None:
         _numbers[id(made)] = (made, number)
     return made
+
+
+def number_of(made: object) -> "str | None":
+    """The number under which the caller knows it, if it travelled by value."""
+    known = _numbers.get(id(made))
+    return known[1] if known is not None else None
 
 
 def yours(number: "Any") -> "Any":
@@ -79,6 +86,11 @@ def dumps(value: object) -> bytes:
     file = io.BytesIO()
     Pickler(file, 5).dump(value)
     return file.getvalue()
+
+
+def dumps_error(error: BaseException) -> bytes:
+    """Pickle an exception; what belongs to it is told besides."""
+    return dumps(error)
 
 
 # --- functions ----------------------------------------------------------------------------------------------------

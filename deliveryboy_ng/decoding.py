@@ -1,0 +1,523 @@
+"""Decodes what worker/codec.py encodes, whoever wrote it.
+
+Nothing here unpickles, imports by name, sets an attribute, or calls anything but the constructors of the types in
+``_BY_WORDS`` and of the classes that the caller named, all with arguments that have been checked.  What comes out takes a
+bounded multiple of what went in.
+"""
+
+from __future__ import annotations
+
+import array
+import datetime
+import decimal
+import enum
+import fractions
+import ipaddress
+import json
+import math
+import pathlib
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from .worker.codec import DEEPEST
+
+__all__ = ["Undecodable", "decode"]
+
+# Integers of a fraction, since reducing it takes quadratic time, in bits; digits of a decimal; characters of a path.
+_LARGEST_OF_FRACTION = 1 << 16
+_LONGEST_DECIMAL = 1 << 16
+_LONGEST_WORD = 1 << 16
+# Keys with one and the same hash make each lookup a search through all of them.
+_MOST_COLLISIONS = 1000
+# Elements of what is hashed that are worth counting; and how many may be gone through, besides some for each byte.
+_LIGHT, _HEAVIEST = 64, 1 << 20
+_UNITS = frozenset(("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as", "generic"))
+
+
+class Undecodable(ValueError):
+    """What arrived is not what an encoder writes, or more than is taken."""
+
+
+def decode(data: bytes | bytearray | memoryview, accepts: Mapping[str, type]) -> Any:
+    """The value that was encoded.
+
+    :param accepts: classes of which instances may be made, by the names that the encoder was told
+    :raises Undecodable: if *data* makes no sense, or asks for anything else
+    """
+    try:
+        return _Decoder(memoryview(data), accepts).value()
+    except RecursionError:
+        raise Undecodable("it is nested too deeply") from None
+    except Undecodable:
+        raise
+    except Exception as error:
+        raise Undecodable(f"{type(error).__name__}: {str(error)[:500]}") from error
+
+
+class _Decoder:
+    def __init__(self, data: memoryview, accepts: Mapping[str, type]) -> None:
+        self.accepts = accepts
+        size = int.from_bytes(data[:8], "big")
+        if len(data) < 8 + size:
+            raise Undecodable("it ends too early")
+        root = json.loads(bytes(data[8 : 8 + size]).decode("utf-8", "surrogatepass"), parse_int=_int_parser())
+        if type(root) is not list or len(root) != 2 or type(root[1]) is not list:
+            raise Undecodable("it is no encoded value")
+        self.root, sizes = root
+        self.buffers: list[memoryview | None] = []
+        place = 8 + size
+        for length in sizes:
+            if type(length) is not int or length < 0 or place + length > len(data):
+                raise Undecodable("a buffer is missing")
+            self.buffers.append(data[place : place + length])
+            place += length
+        self.numbered: list[Any] = []
+        self.weights: dict[int, int] = {}
+        self.heaviest = _HEAVIEST + 4 * len(data)
+        self.depth = 0
+
+    def value(self) -> Any:
+        return self.node(self.root)
+
+    def node(self, node: Any) -> Any:
+        kind = type(node)
+        if kind is list:
+            if self.depth > DEEPEST + 10:
+                raise Undecodable("it is nested too deeply")
+            self.depth += 1
+            made = _DECODERS[node[0]](self, node)
+            self.depth -= 1
+            return made
+        if kind is dict:
+            (plain,) = node.values()
+            if "" not in node or type(plain) not in (list, dict):
+                raise Undecodable("it is no encoded value")
+            self.numbered.append(plain)
+            return plain
+        return node
+
+    def number(self) -> int:
+        """A place for something that refers to what comes before it is made."""
+        self.numbered.append(_UNFINISHED)
+        return len(self.numbered) - 1
+
+    def buffer(self, number: Any) -> memoryview:
+        """Each of them once: else a few bytes could ask for any number of copies."""
+        if type(number) is not int or not 0 <= number < len(self.buffers):
+            raise Undecodable("there is no such buffer")
+        data, self.buffers[number] = self.buffers[number], None
+        if data is None:
+            raise Undecodable("a buffer is used twice")
+        return data
+
+    def weigh(self, made: Any, parts: Iterable[Any]) -> Any:
+        """Note how much there is to go through where *made* is hashed: what is shared, each time that it is met."""
+        weight = len(made) if isinstance(made, Sized) else 1
+        if self.weights:
+            weight += sum(self.weights.get(id(part), 1) for part in parts)
+        if weight > _LIGHT:
+            self.weights[id(made)] = weight
+        return made
+
+    def hashable(self, values: list[Any]) -> list[Any]:
+        """The same, if they can be hashed in decent time and spread well enough over a table."""
+        if self.weights and sum(self.weights.get(id(value), 1) for value in values) > self.heaviest:
+            raise Undecodable("what is to be hashed unfolds to too much")
+        if len(values) > _MOST_COLLISIONS and not all(type(value) is str for value in values):
+            # Sorted, not counted: a table of their hashes would be as bad.
+            hashes = sorted(map(hash, values))
+            if any(first == last for first, last in zip(hashes, hashes[_MOST_COLLISIONS:], strict=False)):
+                raise Undecodable("too many keys have the same hash")
+        return values
+
+    def text(self, value: Any) -> str:
+        if type(value) is not str or len(value) > _LONGEST_WORD:
+            raise Undecodable("a text is missing or too long")
+        return value
+
+    def accepted(self, name: Any) -> type:
+        if type(name) is not str or name not in self.accepts:
+            raise Undecodable(f"it holds an instance of {str(name)[:200]}, which accepts does not name")
+        return self.accepts[name]
+
+
+_UNFINISHED = object()
+
+
+def _int_parser() -> Callable[[str], int] | None:
+    # Python's own limit on digits (4,300) keeps reading them from taking quadratic time, unless it was switched off.
+    return None if 0 < sys.get_int_max_str_digits() <= 100_000 else _int
+
+
+def _int(text: str) -> int:
+    if len(text) > 100:
+        raise Undecodable("a number is too long")
+    return int(text)
+
+
+def _ints(values: Sequence[Any], least: int, most: int) -> Sequence[int]:
+    if not least <= len(values) <= most or not all(type(value) is int for value in values):
+        raise Undecodable("numbers are missing")
+    return values
+
+
+# --- one tag after the other ------------------------------------------------------------------------------------------
+
+
+def _same(self: _Decoder, node: list[Any]) -> Any:
+    (number,) = _ints(node[1:], 1, 1)
+    if not 0 <= number < len(self.numbered) or self.numbered[number] is _UNFINISHED:
+        raise Undecodable("it refers to what is not there")
+    return self.numbered[number]
+
+
+def _list(self: _Decoder, node: list[Any]) -> list[Any]:
+    made: list[Any] = []
+    self.numbered.append(made)
+    made += map(self.node, node[1:])
+    return made
+
+
+def _dict(self: _Decoder, node: list[Any]) -> dict[Any, Any]:
+    made: dict[Any, Any] = {}
+    self.numbered.append(made)
+    # Each key before its value, as they were numbered.
+    words = list(map(self.node, node[1:]))
+    made.update(zip(self.hashable(words[::2]), words[1::2], strict=True))
+    return made
+
+
+def _numbers(codes: str) -> Callable[[_Decoder, list[Any]], list[Any]]:
+    def decode(self: _Decoder, node: list[Any]) -> list[Any]:
+        _, code, order, buffer = node
+        if type(code) is not str or len(code) != 1 or code not in codes or order not in ("little", "big"):
+            raise Undecodable("numbers of an unknown kind")
+        numbers = array.array(code, bytes(self.buffer(buffer)))
+        if order != sys.byteorder:
+            numbers.byteswap()
+        made = numbers.tolist()
+        self.numbered.append(made)
+        return made
+
+    return decode
+
+
+def _bools(self: _Decoder, node: list[Any]) -> list[Any]:
+    made: list[Any] = self.buffer(node[1]).cast("?").tolist()
+    self.numbered.append(made)
+    return made
+
+
+def _columns(self: _Decoder, nodes: list[Any]) -> list[list[Any]]:
+    columns = [self.node(node) for node in nodes]
+    if not columns or not all(type(column) is list for column in columns) or len(set(map(len, columns))) != 1:
+        raise Undecodable("columns are missing")
+    return columns
+
+
+def _records(self: _Decoder, node: list[Any]) -> list[dict[str, Any]]:
+    place = self.number()
+    names = node[1]
+    columns = _columns(self, node[2:])
+    if type(names) is not list or len(names) != len(columns) or not all(type(name) is str for name in names):
+        raise Undecodable("columns are missing")
+    made = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    self.numbered[place] = made
+    return made
+
+
+def _rows(self: _Decoder, node: list[Any]) -> list[Any]:
+    place = self.number()
+    columns = _columns(self, node[2:])
+    made: list[Any] = list(zip(*columns, strict=True))
+    if node[1]:
+        kind = self.accepted(node[1])
+        if not issubclass(kind, tuple):
+            raise Undecodable(f"{kind.__name__} is no named tuple")
+        made = [_constructed(kind, row, {}) for row in made]
+    for row in made if self.weights or len(columns) > _LIGHT else ():
+        self.weigh(row, row)
+    self.numbered[place] = made
+    return made
+
+
+def _instances(self: _Decoder, node: list[Any]) -> list[Any]:
+    place = self.number()
+    _, kind, names, *nodes = node
+    make = _maker(self, kind, names)
+    made = [make(row) for row in zip(*_columns(self, nodes), strict=True)]
+    self.numbered[place] = made
+    return made
+
+
+def _each(self: _Decoder, node: list[Any]) -> list[Any]:
+    place = self.number()
+    make = _BY_WORDS[self.text(node[1])]
+    made = list(map(make, zip(*_columns(self, node[2:]), strict=True)))
+    self.numbered[place] = made
+    return made
+
+
+def _long_dict(self: _Decoder, node: list[Any]) -> dict[Any, Any]:
+    made: dict[Any, Any] = {}
+    self.numbered.append(made)
+    keys, values = map(self.node, node[1:])
+    if type(keys) is not list or type(values) is not list:
+        raise Undecodable("keys or values are missing")
+    made.update(zip(self.hashable(keys), values, strict=True))
+    return made
+
+
+def _collection(make: Callable[[list[Any]], Any], long: bool) -> Callable[[_Decoder, list[Any]], Any]:
+    def decode(self: _Decoder, node: list[Any]) -> Any:
+        place = self.number()
+        if long:
+            (parts,) = map(self.node, node[1:])
+            if type(parts) is not list:
+                raise Undecodable("a collection is missing")
+        else:
+            parts = list(map(self.node, node[1:]))
+        self.numbered[place] = made = self.weigh(make(parts if make is tuple else self.hashable(parts)), parts)
+        return made
+
+    return decode
+
+
+def _bytes(make: Callable[[memoryview], Any]) -> Callable[[_Decoder, list[Any]], Any]:
+    def decode(self: _Decoder, node: list[Any]) -> Any:
+        made = make(self.buffer(node[1]))
+        self.numbered.append(made)
+        return made
+
+    return decode
+
+
+def _of_words(make: Callable[[Sequence[Any]], Any]) -> Callable[[_Decoder, list[Any]], Any]:
+    return lambda self, node: make(list(map(self.node, node[1:])))
+
+
+def _of_text(make: Callable[[str], Any], longest: int = _LONGEST_WORD) -> Callable[[Sequence[Any]], Any]:
+    def decode(words: Sequence[Any]) -> Any:
+        (text,) = words
+        if type(text) is not str or len(text) > longest:
+            raise Undecodable("a text is missing or too long")
+        return make(text)
+
+    return decode
+
+
+def _big_int(self: _Decoder, node: list[Any]) -> int:
+    return int.from_bytes(self.buffer(node[1]), "big", signed=True)
+
+
+def _complex(words: Sequence[Any]) -> complex:
+    real, imag = words
+    if type(real) is not float or type(imag) is not float:
+        raise Undecodable("a complex number is not made of two others")
+    return complex(real, imag)
+
+
+def _time(words: Sequence[Any]) -> datetime.time:
+    *numbers, zone, fold = words
+    hour, minute, second, microsecond, fold = _ints([*numbers, fold], 5, 5)
+    return datetime.time(hour, minute, second, microsecond, _zone(zone), fold=fold)
+
+
+def _datetime(words: Sequence[Any]) -> datetime.datetime:
+    *numbers, zone, fold = words
+    year, month, day, hour, minute, second, microsecond, fold = _ints([*numbers, fold], 8, 8)
+    return datetime.datetime(year, month, day, hour, minute, second, microsecond, _zone(zone), fold=fold)
+
+
+def _zone(zone: Any) -> datetime.timezone | None:
+    if zone is not None and type(zone) is not datetime.timezone:
+        raise Undecodable("a time zone is something else")
+    return zone
+
+
+def _timezone(words: Sequence[Any]) -> datetime.timezone:
+    offset, name = words
+    if type(offset) is not datetime.timedelta or type(name) not in (str, type(None)):
+        raise Undecodable("a time zone is something else")
+    return datetime.timezone(offset) if name is None else datetime.timezone(offset, name)
+
+
+def _fraction(words: Sequence[Any]) -> fractions.Fraction:
+    numerator, denominator = _ints(words, 2, 2)
+    if max(numerator.bit_length(), denominator.bit_length()) > _LARGEST_OF_FRACTION:
+        raise Undecodable("a fraction is too long")
+    return fractions.Fraction(numerator, denominator)
+
+
+def _slice(words: Sequence[Any]) -> slice:
+    start, stop, step = words
+    return slice(start, stop, step)
+
+
+def _member(self: _Decoder, node: list[Any]) -> Any:
+    _, name, member = node
+    kind = self.accepted(name)
+    if not issubclass(kind, enum.Enum):
+        raise Undecodable(f"{kind.__name__} is no enum")
+    return kind.__members__[self.text(member)]
+
+
+def _flags(self: _Decoder, node: list[Any]) -> Any:
+    _, name, value = node
+    kind = self.accepted(name)
+    if not issubclass(kind, enum.Flag):
+        raise Undecodable(f"{kind.__name__} has no such member")
+    return kind(_ints([self.node(value)], 1, 1)[0])
+
+
+def _fields(self: _Decoder, node: list[Any]) -> Any:
+    place = self.number()
+    make = _maker(self, node[1], node[2::2])
+    values = list(map(self.node, node[3::2]))
+    self.numbered[place] = made = make(values)
+    return made
+
+
+def _maker(self: _Decoder, name: Any, names: Any) -> Callable[[Sequence[Any]], Any]:
+    """Makes an accepted dataclass of the values of the fields of these names."""
+    kind = self.accepted(name)
+    known = {field.name for field in fields(kind) if field.init} if is_dataclass(kind) else set()
+    if type(names) is not list or not known.issuperset(map(self.text, names)):
+        raise Undecodable(f"{kind.__name__} is no dataclass with these fields")
+
+    def make(values: Sequence[Any]) -> Any:
+        return self.weigh(_constructed(kind, (), dict(zip(names, values, strict=True))), values)
+
+    return make
+
+
+def _tuple_of(self: _Decoder, node: list[Any]) -> Any:
+    kind = self.accepted(node[1])
+    if not issubclass(kind, tuple):
+        raise Undecodable(f"{kind.__name__} is no named tuple")
+    place = self.number()
+    parts = list(map(self.node, node[2:]))
+    self.numbered[place] = made = self.weigh(_constructed(kind, parts, {}), parts)
+    return made
+
+
+def _constructed(kind: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
+    try:
+        return kind(*args, **kwargs)
+    except Exception as error:
+        raise Undecodable(f"{getattr(kind, '__name__', kind)} refuses its fields: {type(error).__name__}: {error}") from error
+
+
+def _array(self: _Decoder, node: list[Any]) -> Any:
+    _, dtype, shape, order, buffer = node
+    if type(shape) is not list or len(shape) > 32 or order not in ("C", "F"):
+        raise Undecodable("an array has no shape")
+    data, kind = self.buffer(buffer), _dtype(dtype)
+    lengths = _ints(shape, 0, 32)
+    if min(lengths, default=0) < 0 or math.prod(lengths) * kind.itemsize != len(data):
+        raise Undecodable("an array's shape does not fit its data")
+    import numpy
+
+    made = _checked(numpy.frombuffer(bytearray(data), kind)).reshape(lengths, order=order)
+    self.numbered.append(made)
+    return made
+
+
+def _scalar(self: _Decoder, node: list[Any]) -> Any:
+    _, dtype, buffer = node
+    data, kind = self.buffer(buffer), _dtype(dtype)
+    if len(data) != kind.itemsize:
+        raise Undecodable("a number has another size")
+    import numpy
+
+    return _checked(numpy.frombuffer(bytes(data), kind))[0]
+
+
+def _checked(array: Any) -> Any:
+    """Bytes that are no truth value and numbers that are no character make numpy misbehave."""
+    if array.dtype.kind in "bU" and array.size:
+        raw = array.view("u1" if array.dtype.kind == "b" else array.dtype.byteorder + "u4")
+        if raw.max() > (1 if array.dtype.kind == "b" else 0x10FFFF):
+            raise Undecodable("an array has impossible elements")
+    return array
+
+
+def _dtype(words: Any) -> Any:
+    """Made of kind, size and byte order, each of them one of few."""
+    try:
+        import numpy
+    except ImportError:
+        raise Undecodable("it holds a numpy array, and numpy is not installed here") from None
+    if type(words) is not list or len(words) not in (4, 6):
+        raise Undecodable("an array has no type")
+    native, kind, size, order, *unit = words
+    if native not in ("little", "big") or type(kind) is not str or kind not in tuple("biufcSUmM") or order not in tuple("<>=|"):
+        raise Undecodable("an array has an unknown type")
+    if type(size) is not int or not 0 < size < 1 << 31 or (kind == "U" and size % 4):
+        raise Undecodable("an array has elements of an unknown size")
+    order = ("<" if native == "little" else ">") if order == "=" else order
+    text = f"{order}{kind}{size // 4 if kind == 'U' else size}"
+    if kind in "mM":
+        name, count = unit
+        if name not in _UNITS or type(count) is not int or not 0 < count < 1 << 31 or size != 8:
+            raise Undecodable("an array has elements of an unknown unit")
+        text += "" if name == "generic" else f"[{count}{name}]"
+    elif unit:
+        raise Undecodable("an array has an unknown type")
+    return numpy.dtype(text)
+
+
+_BY_WORDS: dict[str, Callable[[Sequence[Any]], Any]] = {
+    "complex": _complex,
+    "range": lambda words: range(*_ints(words, 3, 3)),
+    "slice": _slice,
+    "date": lambda words: datetime.date(*_ints(words, 3, 3)),
+    "time": _time,
+    "datetime": _datetime,
+    "timedelta": lambda words: datetime.timedelta(*_ints(words, 3, 3)),
+    "timezone": _timezone,
+    "Decimal": _of_text(decimal.Decimal, _LONGEST_DECIMAL),
+    "Fraction": _fraction,
+    "UUID": _of_text(uuid.UUID, 32),
+    "PurePosixPath": _of_text(pathlib.PurePosixPath),
+    "PureWindowsPath": _of_text(pathlib.PureWindowsPath),
+    "PosixPath": _of_text(pathlib.PosixPath),
+    "WindowsPath": _of_text(pathlib.WindowsPath),
+    **{
+        f"IPv{version}{kind}": _of_text(getattr(ipaddress, f"IPv{version}{kind}"), 100)
+        for version in "46"
+        for kind in ("Address", "Network", "Interface")
+    },
+}
+_DECODERS: dict[str, Callable[[_Decoder, list[Any]], Any]] = {
+    "same": _same,
+    "list": _list,
+    "dict": _dict,
+    "long dict": _long_dict,
+    "tuple": _collection(tuple, False),
+    "set": _collection(set, False),
+    "frozenset": _collection(frozenset, False),
+    "long tuple": _collection(tuple, True),
+    "long set": _collection(set, True),
+    "long frozenset": _collection(frozenset, True),
+    "ints": _numbers("bhiq"),
+    "floats": _numbers("d"),
+    "bools": _bools,
+    "records": _records,
+    "rows": _rows,
+    "instances": _instances,
+    "each": _each,
+    "bytes": _bytes(bytes),
+    "bytearray": _bytes(bytearray),
+    "int": _big_int,
+    "member": _member,
+    "flags": _flags,
+    "fields": _fields,
+    "tuple of": _tuple_of,
+    "array": _array,
+    "scalar": _scalar,
+    **{tag: _of_words(make) for tag, make in _BY_WORDS.items()},
+}

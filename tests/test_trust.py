@@ -1,0 +1,381 @@
+"""Answers that are taken as data (trust=False): what comes back, and that nothing else does.
+
+PYTEST_DONT_REWRITE: a rewritten assert refers to pytest, which is not installed where these functions go.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import linecache
+import os
+import pickle
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from deliveryboy_ng import (
+    CallInterrupted,
+    DeliveryError,
+    DeliveryOptionError,
+    DeliveryPickleError,
+    Limits,
+    MemoryLimitExceeded,
+    RemoteError,
+    Verdict,
+    deliver,
+)
+from deliveryboy_ng.decoding import Undecodable
+from deliveryboy_ng.replies import Data, Origin
+from deliveryboy_ng.worker import codec
+
+HERE = Origin("host local", False)
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: object = None
+
+
+class Pair(NamedTuple):
+    first: int
+    second: str
+
+
+class Plain:
+    pass
+
+
+class Refused(ValueError):
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+
+    @property
+    def shown(self) -> str:
+        return "property"
+
+
+class MadeByNew(Exception):
+    def __new__(cls, *args: object) -> MadeByNew:
+        raise AssertionError("this must never run here")
+
+
+class WithDel(Exception):
+    def __del__(self) -> None:
+        Path("/nonexistent").touch()
+
+
+class WithSetattr(Exception):
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AssertionError("this must never run here")
+
+
+class WithStr(Exception):
+    def __str__(self) -> str:
+        raise AssertionError("this must never run here")
+
+
+class Meta(type):
+    pass
+
+
+class OfMeta(Exception, metaclass=Meta):
+    pass
+
+
+class Slotted(Exception):
+    __slots__ = ("slot",)
+
+
+def far_with(**options: Any) -> Any:
+    return deliver(trust=False, output="capture", **options)
+
+
+far = far_with()
+
+
+# --- through every transport ----------------------------------------------------------------------------------------
+
+
+def test_values_come_back_as_data(chain: Any) -> None:
+    def work(value: Any) -> Any:
+        return {"given": value, "made": [(1, {2}), b"bytes", 1.5, 2**80, "\ud800"]}
+
+    call = far_with(transport=chain, accepts=[Colour, Point, Pair])(work)
+    value = [Colour.RED, Point(1, [Pair(2, "x")])]
+    receipt = call.run(value)
+    assert receipt.unwrap() == {"given": value, "made": [(1, {2}), b"bytes", 1.5, 2**80, "\ud800"]}
+    assert not receipt.trusted and type(receipt.value["given"][1].y[0]) is Pair
+
+
+def test_exceptions_come_back_as_their_own_class(chain: Any) -> None:
+    def work() -> None:
+        error = Refused(3, "no")
+        error.add_note("a note")
+        error.more = {"a": [1]}  # type: ignore[attr-defined]
+        try:
+            open("/nonexistent/file")
+        except OSError as cause:
+            raise error from cause
+
+    with pytest.raises(Refused) as caught:
+        far_with(transport=chain)(work)()
+    error = caught.value
+    assert (error.args, error.code, error.more, error.__notes__) == ((3, "no"), 3, {"a": [1]}, ["a note"])  # type: ignore[attr-defined]
+    assert isinstance(error.__cause__, FileNotFoundError) and error.__cause__.filename == "/nonexistent/file"
+    shown = "".join(traceback.format_exception(error))
+    assert "raise error from cause" in shown and "<deliveryboy " in shown
+
+
+def test_what_is_no_data_is_named_with_the_ways_out(chain: Any) -> None:
+    receipt = far_with(transport=chain)(lambda: {"rows": [1, (Plain(),)]}).run()
+    assert receipt.verdict is Verdict.RETURNED
+    with pytest.raises(DeliveryPickleError, match=r"value\['rows'\]\[1\]\[0\] is a .*Plain.*accepts=.*trust=True"):
+        receipt.unwrap()
+
+
+def test_data_comes_from_every_version_of_python(other_python: str) -> None:
+    value = {"a": [1.5] * 20, "b": (1, {2, 3}), "when": [1, None, True], 5: b"x"}
+    assert far_with(executable=other_python)(json.loads)(json.dumps([1, {"a": None}])) == [1, {"a": None}]
+    assert far_with(executable=other_python)(dict)(value) == value
+    with pytest.raises(json.JSONDecodeError, match="line 1 column 2") as caught:
+        far_with(executable=other_python)(json.loads)("{")
+    assert caught.value.pos == 1
+
+
+# --- exceptions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: KeyError("key"),
+        lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+        lambda: UnicodeEncodeError("ascii", "\xff", 0, 1, "bad"),
+        lambda: UnicodeTranslateError("\xff", 0, 1, "bad"),
+        lambda: ImportError("no", name="module", path="/path"),
+        lambda: OSError(2, "no", "one", None, "other"),
+        lambda: OSError("text"),
+        lambda: TimeoutError(),
+        lambda: ExceptionGroup("many", [ValueError(1), Refused(1, "x"), ExceptionGroup("inner", [KeyError("k")])]),
+        lambda: subprocess.CalledProcessError(1, ["false"], b"out"),
+        lambda: Refused(1, "x"),
+    ],
+)
+def test_exceptions_are_like_those_that_were_raised(make: Callable[[], Exception]) -> None:
+    def work() -> None:
+        raise make()
+
+    error, original = far(work).run().exception, make()
+    assert type(error) is type(original) and str(error) == str(original) and repr(error) == repr(original)
+
+
+def test_syntax_error_names_no_file_of_the_callers() -> None:
+    with pytest.raises(SyntaxError) as caught:
+        far(compile)("a b", "/etc/passwd", "exec")
+    assert caught.value.filename == "<deliveryboy /etc/passwd>" and str(caught.value.text).strip() == "a b"
+
+
+@pytest.mark.parametrize(
+    "kind, reason",
+    [
+        (MadeByNew, "__new__ of its own"),
+        (WithDel, "__del__ of its own"),
+        (WithSetattr, "__setattr__ of its own"),
+        (OfMeta, "not known here"),
+        (StopIteration, "not made of data"),
+        (StopAsyncIteration, "not made of data"),
+        (GeneratorExit, "not made of data"),
+        (DeliveryError, "not known here"),
+        (CallInterrupted, "not known here"),
+        (subprocess.Popen, "not made of data"),
+        (int, "not made of data"),
+    ],
+)
+def test_classes_that_could_run_something_become_remote_errors(kind: type, reason: str) -> None:
+    error, _ = read([record(module=kind.__module__, name=kind.__qualname__, packed=packed("x"))])
+    assert isinstance(error, RemoteError) and reason in error.reason
+
+
+def test_users_str_is_never_called() -> None:
+    error, _ = read([record(module=__name__, name="WithStr", packed=packed("x"), text="told over there")])
+    assert type(error) is WithStr and error.args == ("x",)
+    error, _ = read([record(module="nowhere", name="WithStr", text="told over there")])
+    assert isinstance(error, RemoteError) and "told over there" in str(error)
+
+
+def test_attributes_are_written_into_the_dictionary_alone() -> None:
+    attributes = {"shown": 1, "code": 5, "__class__": 1, "__dict__": {}, "__cause__": 1, "slot": 2, "args": (9,)}
+    error, _ = read([record(module=__name__, name="Refused", packed=packed(1, "x", attributes=attributes))])
+    assert type(error) is Refused and vars(error) == {"code": 5, "slot": 2} and error.shown == "property" and error.args == (1, "x")
+    slotted, _ = read([record(module=__name__, name="Slotted", packed=packed(attributes={"slot": 2}))])
+    assert type(slotted) is Slotted and vars(slotted) == {} and not hasattr(slotted, "slot")
+
+
+def test_lookup_neither_imports_nor_asks_a_module() -> None:
+    assert "antigravity" not in sys.modules
+    error, _ = read([record(module="antigravity", name="Error")])
+    assert isinstance(error, RemoteError) and "antigravity" not in sys.modules
+    for module, name in (("os.path", "os.error"), ("builtins", "ValueError.mro"), ("", ""), ("sys", "modules"), (__name__, "far")):
+        assert isinstance(read([record(module=module, name=name)])[0], RemoteError)
+
+
+FORGED: dict[str, Callable[[], Any]] = {
+    "no list": lambda: 5,
+    "no records": lambda: [],
+    "too many": lambda: [record()] * 21,
+    "no dict": lambda: [5],
+    "missing keys": lambda: [{"module": "builtins"}],
+    "further keys": lambda: [{**record(), "more": 1}],
+    "name that is no text": lambda: [record(name=5)],
+    "endless name": lambda: [record(name="a" * 1000)],
+    "text that is none": lambda: [record(text=5)],
+    "notes that are none": lambda: [record(notes=[5])],
+    "limit that is none": lambda: [record(limit=None)],
+    "frames that are none": lambda: [record(frames=5)],
+    "frame of three": lambda: [record(frames=[("a", 1, "f")])],
+    "line that is none": lambda: [record(frames=[("a", "1", "f", "")])],
+    "line below zero": lambda: [record(frames=[("a", -1, "f", "")])],
+    "line beyond measure": lambda: [record(frames=[("a", 10**9, "f", "")])],
+    "endless source": lambda: [record(frames=[("a", 1, "f", "x" * 1000)])],
+    "too many frames": lambda: [record(frames=[("a", 1, "f", "")] * 201)],
+    "cause that is no place": lambda: [record(cause="0")],
+    "suppress that is no truth": lambda: [record(suppress=1)],
+    "members that are none": lambda: [record(members={})],
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_records_get_one_documented_error(name: str) -> None:
+    with pytest.raises(DeliveryPickleError, match="exception cannot be read"):
+        read(FORGED[name]())
+
+
+@pytest.mark.parametrize(
+    "module, name, content",
+    [
+        ("builtins", "UnicodeDecodeError", ["x"]),
+        ("builtins", "UnicodeDecodeError", ["utf-8", b"x", 0, 10**9, "r"]),
+        ("builtins", "UnicodeEncodeError", ["utf-8", b"x", 0, 1, "r"]),
+        ("builtins", "OSError", [1, 2, 3]),
+        ("builtins", "SyntaxError", ["x", ("f", "1", 2, "t")]),
+        ("builtins", "SyntaxError", ["x", 5]),
+        ("builtins", "ExceptionGroup", ["x"]),
+        ("builtins", "ExceptionGroup", []),
+    ],
+)
+def test_arguments_that_a_builtin_would_not_take_make_a_remote_error(module: str, name: str, content: list[Any]) -> None:
+    error, _ = read([record(module=module, name=name, packed=packed(*content))])
+    assert isinstance(error, RemoteError)
+
+
+def test_nothing_belongs_to_itself() -> None:
+    error, _ = read([record(cause=0, context=1), record(cause=0, context=1, packed=packed("second"))])
+    assert error.__cause__ is None and error.__context__ is not None
+    assert error.__context__.__cause__ is None and error.__context__.__context__ is None
+    assert "second" in "".join(traceback.format_exception(error))
+
+
+def test_frames_show_nothing_of_the_callers_files() -> None:
+    frames = [("/etc/passwd", 1, "f", ""), (__file__, 3, "g", "from over there"), ("/etc/passwd", 900_000, "h", "x")]
+    error, _ = read([record(frames=frames)])
+    shown = "".join(traceback.format_exception(error))
+    assert "root:" not in shown and "from over there" in shown and "annotations" not in shown
+    assert all(not name.startswith("<deliveryboy") or len(entry) == 4 for name, entry in linecache.cache.items())
+    names = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    assert all(name.startswith("<deliveryboy host local:") for name in names[-3:])
+
+
+def test_sources_of_many_answers_are_forgotten_again() -> None:
+    for number in range(30):
+        read([record(frames=[(f"/file{number}-{place}", 999_999, "f", "x") for place in range(200)])])
+    assert sum(name.startswith("<deliveryboy") for name in linecache.cache) < 1500
+
+
+def record(**parts: Any) -> dict[str, Any]:
+    return {
+        "module": "builtins",
+        "name": "ValueError",
+        "text": "text",
+        "notes": [],
+        "frames": [],
+        "cause": None,
+        "context": None,
+        "suppress": False,
+        "members": [],
+        "packed": packed("x"),
+        "limit": "",
+    } | parts
+
+
+def packed(*args: Any, attributes: Any = None, extra: Any = None) -> bytes:
+    return encoded([list(args), attributes or {}, extra or {}])
+
+
+def encoded(value: Any) -> bytes:
+    return b"".join(codec.encode(value, lambda kind: None))
+
+
+def read(records: Any) -> tuple[BaseException, str]:
+    return Data({}).exception(encoded(records), HERE)
+
+
+# --- a call that answers what it likes ------------------------------------------------------------------------------
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch /tmp/deliveryboy-was-here",)
+
+
+@pytest.mark.parametrize("status", ["R", "X", "L"])
+@pytest.mark.parametrize("content", ["pickle", "nesting", "noise", "nothing"])
+def test_forged_answer_gets_one_documented_error_and_runs_nothing(status: str, content: str) -> None:
+    def work(answer: bytes) -> None:
+        os.write(3, answer)
+        os._exit(0)
+
+    bomb = pickle.dumps(Bomb())
+    payload = {"pickle": bomb, "nesting": (8).to_bytes(8, "big") + b"[" * 10**6, "noise": os.urandom(5000), "nothing": b""}[content]
+    started = time.monotonic()
+    receipt = far(work).run(status.encode() + len(payload).to_bytes(8, "big") + payload)
+    assert isinstance(receipt.exception, DeliveryPickleError) and time.monotonic() - started < 5
+    assert isinstance(receipt.exception.real_exception, Undecodable)
+    assert not os.path.exists("/tmp/deliveryboy-was-here")
+
+
+def test_limits_and_interrupts_are_told_as_ever() -> None:
+    with pytest.raises(MemoryLimitExceeded) as caught:
+        far_with(limits=Limits(memory="64M"))(lambda: bytearray(1 << 40))()
+    assert isinstance(caught.value.__cause__, MemoryError)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    assert isinstance(far(interrupted).run().exception, CallInterrupted)
+
+
+@pytest.mark.parametrize(
+    "given", [{"trust": "yes"}, {"trust": 2}, {"accepts": [Plain]}, {"accepts": [5]}, {"accepts": "Point"}, {"accepts": 5}]
+)
+def test_nonsense_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(DeliveryOptionError, match=next(iter(given))):
+        deliver(**given)
+
+
+def test_what_is_not_accepted_by_name_does_not_come_back() -> None:
+    with pytest.raises(DeliveryPickleError, match="Point"):
+        far_with(accepts=[Pair])(lambda: Point(1))()
