@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from .worker.codec import DEEPEST
-
 __all__ = ["Undecodable", "decode"]
 
+# A little more than the encoder allows: an enum in a tuple, say, is a level more here.
+_DEEPEST = 210
 # Integers of a fraction, since reducing it takes quadratic time, in bits; digits of a decimal; characters of a path.
 _LARGEST_OF_FRACTION = 1 << 16
 _LONGEST_DECIMAL = 1 << 16
@@ -85,7 +85,7 @@ class _Decoder:
     def node(self, node: Any) -> Any:
         kind = type(node)
         if kind is list:
-            if self.depth > DEEPEST + 10:
+            if self.depth > _DEEPEST:
                 raise Undecodable("it is nested too deeply")
             self.depth += 1
             made = _DECODERS[node[0]](self, node)

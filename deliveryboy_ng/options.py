@@ -13,7 +13,7 @@ from typing import Any
 
 from .exceptions import DeliveryOptionError
 from .limits import Limits, parse_size
-from .transports import Transport, chain_of, default_executables, guard_of
+from .transports import Transport, chain_of, default_executables, guard_of, is_trusted
 
 __all__ = ["Options", "Output"]
 
@@ -50,8 +50,9 @@ class Options:
         the function itself has come to its end; they must write elsewhere than to its stdout and stderr
     :param modules: ``"auto"``, or names of modules (with all below them) that shall travel although they are installed
     :param limits: resource limits
-    :param trust: whether what comes back may be unpickled, which lets whoever wrote it run what he likes here.  False takes
-        data only; None is True for now
+    :param trust: whether what comes back may be unpickled, which lets whoever wrote it run what he likes here; otherwise it
+        is taken as data.  None decides by rights: unpickled is what comes from this machine, from this user or root,
+        through ``Local`` and ``Sudo`` alone
     :param accepts: enums, dataclasses and named tuples that may come back as such where data only is taken
     """
 
@@ -159,7 +160,7 @@ class Options:
     @property
     def trusted(self) -> bool:
         """Whether what comes back may be unpickled."""
-        return self.trust is not False
+        return is_trusted(self.chain) if self.trust is None else self.trust
 
     @property
     def executables(self) -> tuple[str, ...]:

@@ -40,6 +40,9 @@ class Transport:
     confines = False
     """Whether what runs behind it has fewer rights than who started it, by its own kind."""
 
+    trusted = False
+    """Whether what runs behind it could do here what it likes anyhow: on this machine, with this user's rights or more."""
+
     own_pids = False
     """Whether it makes a pid namespace that ends with what runs in it."""
 
@@ -68,6 +71,8 @@ def _word(owner: str, what: str, word: object) -> None:
 @dataclass(frozen=True)
 class Local(Transport):
     """A fresh interpreter on this machine, as this user; the default. Never the caller's own process."""
+
+    trusted = True
 
     def wrap(self, argv: Sequence[str]) -> list[str]:
         return list(argv)
@@ -107,6 +112,10 @@ class Sudo(Transport):
     @property
     def confines(self) -> bool:  # type: ignore[override]
         return self.user not in ("root", "#0")
+
+    @property
+    def trusted(self) -> bool:  # type: ignore[override]
+        return not self.confines
 
 
 @dataclass(frozen=True)
@@ -349,6 +358,11 @@ def wrap(chain: Iterable[Transport], argv: Sequence[str]) -> list[str]:
 def is_elsewhere(chain: Iterable[Transport]) -> bool:
     """Whether the far end is another host or file system."""
     return any(hop.elsewhere for hop in chain)
+
+
+def is_trusted(chain: Iterable[Transport]) -> bool:
+    """Whether nobody in it has fewer rights than the caller, or is somewhere else."""
+    return all(hop.trusted for hop in chain)
 
 
 def guard_of(chain: Sequence[Transport]) -> str:

@@ -22,13 +22,19 @@ from typing import Any, NamedTuple
 import pytest
 
 from deliveryboy_ng import (
+    Bubblewrap,
     CallInterrupted,
+    Command,
     DeliveryError,
     DeliveryOptionError,
     DeliveryPickleError,
     Limits,
+    Local,
     MemoryLimitExceeded,
     RemoteError,
+    Ssh,
+    Sudo,
+    Unshare,
     Verdict,
     deliver,
 )
@@ -105,6 +111,28 @@ def far_with(**options: Any) -> Any:
 
 
 far = far_with()
+
+
+@pytest.mark.parametrize(
+    "transport, trusted",
+    [
+        (None, True),
+        (Local(), True),
+        (Sudo(), True),
+        ([Local(), Sudo("root")], True),
+        (Sudo("nobody"), False),
+        ([Sudo(), Sudo("nobody")], False),
+        (Ssh("host"), False),
+        (Unshare(), False),
+        (Bubblewrap(), False),
+        (Command(["env"]), False),
+        ("sudo", False),
+    ],
+)
+def test_trust_goes_by_rights(transport: Any, trusted: bool) -> None:
+    assert deliver(transport=transport)(len).options.trusted is trusted
+    for forced in (True, False):
+        assert deliver(transport=transport, trust=forced)(len).options.trusted is forced
 
 
 # --- through every transport ----------------------------------------------------------------------------------------
@@ -185,8 +213,8 @@ def test_exceptions_are_like_those_that_were_raised(make: Callable[[], Exception
 
 def test_syntax_error_names_no_file_of_the_callers() -> None:
     with pytest.raises(SyntaxError) as caught:
-        far(compile)("a b", "/etc/passwd", "exec")
-    assert caught.value.filename == "<deliveryboy /etc/passwd>" and str(caught.value.text).strip() == "a b"
+        far(compile)("a b", "/some/file", "exec")
+    assert caught.value.filename == "<deliveryboy /some/file>" and str(caught.value.text).strip() == "a b"
 
 
 @pytest.mark.parametrize(
