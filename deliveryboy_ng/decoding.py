@@ -224,7 +224,7 @@ def _records(self: _Decoder, node: list[Any]) -> list[dict[str, Any]]:
     columns = _columns(self, node[2:])
     if type(names) is not list or len(names) != len(columns) or not all(type(name) is str for name in names):
         raise Undecodable("columns are missing")
-    made = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    made = [dict(zip(names, row)) for row in zip(*columns)]  # noqa: B905 - their lengths have been compared
     self.numbered[place] = made
     return made
 

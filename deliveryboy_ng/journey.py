@@ -62,7 +62,7 @@ class Journey:
             session, greeting = self._open(detached=False)
             try:
                 parcel = self._parcel(greeting)
-                ending = session.deliver(parcel, self._sink.write, int(self.options.max_reply), self._note_start)
+                ending = session.deliver(parcel, self._sink.write, self.options.most_reply, self._note_start)
             finally:
                 session.close()
         self._sink.finish()

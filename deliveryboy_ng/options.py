@@ -45,7 +45,8 @@ class Options:
     :param max_output: bytes of each stream that the Receipt keeps: the first and the last half
     :param overflow: what becomes of a call that writes more than ``max_output`` on one stream: ``"cut"`` drops the middle
         part from the Receipt, ``"kill"`` ends the call
-    :param max_reply: bytes that an answer may have; a larger one ends the call
+    :param max_reply: bytes that an answer may have; a larger one ends the call.  The default is 1 GiB, and 64 MiB where the
+        answer is not trusted: as Python objects it may take twenty times as much
     :param keep_children: leave processes running that the function has started and not waited for, such as a daemon, when
         the function itself has come to its end; they must write elsewhere than to its stdout and stderr
     :param modules: ``"auto"``, or names of modules (with all below them) that shall travel although they are installed
@@ -71,7 +72,7 @@ class Options:
     output: Output | None = None
     max_output: int | str = "1M"
     overflow: str = "cut"
-    max_reply: int | str = "1G"
+    max_reply: int | str | None = None
     keep_children: bool = False
     modules: str | Iterable[str] = "auto"
     limits: Limits = Limits()
@@ -92,7 +93,7 @@ class Options:
         put(self, "modules", _checked_modules(self.modules))
         put(self, "accepts", _checked_accepts(self.accepts))
         put(self, "max_output", parse_size("max_output", self.max_output))
-        put(self, "max_reply", parse_size("max_reply", self.max_reply))
+        put(self, "max_reply", None if self.max_reply is None else parse_size("max_reply", self.max_reply))
         if self.cwd is not None:
             put(self, "cwd", _checked_path("cwd", self.cwd))
         self._check_times()
@@ -161,6 +162,11 @@ class Options:
     def trusted(self) -> bool:
         """Whether what comes back may be unpickled."""
         return is_trusted(self.chain) if self.trust is None else self.trust
+
+    @property
+    def most_reply(self) -> int:
+        """``max_reply``, or its default."""
+        return int(self.max_reply) if self.max_reply is not None else 1 << 30 if self.trusted else 1 << 26
 
     @property
     def executables(self) -> tuple[str, ...]:

@@ -480,7 +480,8 @@ def _started(payload: bytes) -> tuple[int, str]:
     pid, _, host = payload.decode("ascii", "replace").partition(" ")
     if not pid.isdecimal() or len(pid) > 10:
         raise frames.FrameError(f"no start of a call: {payload[:200]!r}")
-    return int(pid), host[:255]
+    # It is shown, in tracebacks too, and the far side may be anybody.
+    return int(pid), "".join(character if character.isprintable() else "?" for character in host[:255])
 
 
 def describe(chain: Sequence[Transport]) -> str:

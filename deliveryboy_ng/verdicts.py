@@ -154,7 +154,7 @@ _ENDED = {
 
 def _replied_too_much(receipt: Receipt, needed: int, case: Case) -> Receipt:
     text = (
-        f"{case.name} went beyond max_reply={case.options.max_reply}: its answer has {needed} bytes, of which "
+        f"{case.name} went beyond max_reply={case.options.most_reply}: its answer has {needed} bytes, of which "
         f"{receipt.usage.received} had come when it was ended; raise max_reply, or return less"
     )
     return _failed(receipt, Verdict.REPLY_LIMIT, ReplyLimitExceeded(text, limit="max_reply"), "max_reply")

@@ -407,3 +407,9 @@ def test_nonsense_is_refused(given: dict[str, Any]) -> None:
 def test_what_is_not_accepted_by_name_does_not_come_back() -> None:
     with pytest.raises(DeliveryPickleError, match="Point"):
         far_with(accepts=[Pair])(lambda: Point(1))()
+
+
+def test_answers_that_are_not_trusted_may_be_smaller() -> None:
+    assert deliver(len).options.most_reply == 1 << 30 and far(len).options.most_reply == 1 << 26
+    assert far_with(max_reply="2K")(len).options.most_reply == 2048
+    assert far(bytes).run(100 << 20).verdict is Verdict.REPLY_LIMIT

@@ -206,11 +206,15 @@ class _Encoder:
             if len(keys) != 1 or not all(keys) or {str}.union(*(map(type, key) for key in keys)) != {str}:
                 return None
             (names,) = keys
-            found = ["records", list(names)], ["[%.100r]" % name for name in names], zip(*map(dict.values, rows))
+            found = ["records", list(names)], ["[%.100r]" % name for name in names], _columns_of(rows, names)
         elif kind is tuple or (accepted and issubclass(kind, tuple)):
             if len(set(map(len, rows))) != 1 or not rows[0]:
                 return None
-            found = ["rows", accepted or ""], ["[%d]" % place for place in range(len(rows[0]))], zip(*rows)
+            found = (
+                ["rows", accepted or ""],
+                ["[%d]" % place for place in range(len(rows[0]))],
+                _columns_of(rows, range(len(rows[0]))),
+            )
         elif accepted and hasattr(kind, "__dataclass_fields__"):
             fields = _fields_of(kind)
             if not fields:
@@ -275,6 +279,12 @@ def _plain_containers(root: "Any") -> "set[int] | None":
             return seen
         level = [value for value in values if type(value) is list or type(value) is dict]
     return None
+
+
+def _columns_of(rows: "list[Any]", keys: "Any") -> "Any":
+    from _operator import itemgetter
+
+    return (map(itemgetter(key), rows) for key in keys)
 
 
 def _code_for(numbers: "list[int]") -> str:
