@@ -16,9 +16,10 @@ import ipaddress
 import json
 import math
 import pathlib
+import re
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -27,13 +28,18 @@ __all__ = ["Undecodable", "decode"]
 # A little more than the encoder allows: an enum in a tuple, say, is a level more here.
 _DEEPEST = 210
 # Integers of a fraction, since reducing it takes quadratic time, in bits; digits of a decimal; characters of a path.
-_LARGEST_OF_FRACTION = 1 << 16
+_LARGEST_OF_FRACTION = 1 << 13
 _LONGEST_DECIMAL = 1 << 16
 _LONGEST_WORD = 1 << 16
 # Keys with one and the same hash make each lookup a search through all of them.
-_MOST_COLLISIONS = 1000
-# Elements of what is hashed that are worth counting; and how many may be gone through, besides some for each byte.
-_LIGHT, _HEAVIEST = 64, 1 << 20
+_MOST_COLLISIONS = 50
+_LEAST_BUDGET = 1 << 20
+# Elements of what is shared, counted each time that it is referred to: so much is gone through when all is printed.
+_MOST_UNFOLDED = 1 << 25
+# Words of memory that the rows of a table take besides their cells.
+_WORDS = {"rows": 7, "records": 29, "instances": 20, "each": 20}
+# How deep JSON may be nested; the limit on recursion, which keeps the parser from crashing, may have been raised.
+_DEEPEST_JSON, _SAFE_RECURSION = 5000, 20_000
 _UNITS = frozenset(("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as", "generic"))
 
 
@@ -63,7 +69,10 @@ class _Decoder:
         size = int.from_bytes(data[:8], "big")
         if len(data) < 8 + size:
             raise Undecodable("it ends too early")
-        root = json.loads(bytes(data[8 : 8 + size]).decode("utf-8", "surrogatepass"), parse_int=_int_parser())
+        text = bytes(data[8 : 8 + size]).decode("utf-8", "surrogatepass")
+        if sys.getrecursionlimit() > _SAFE_RECURSION:
+            _check_nesting(text)
+        root = json.loads(text, parse_int=_int_parser())
         if type(root) is not list or len(root) != 2 or type(root[1]) is not list:
             raise Undecodable("it is no encoded value")
         self.root, sizes = root
@@ -76,7 +85,8 @@ class _Decoder:
             place += length
         self.numbered: list[Any] = []
         self.weights: dict[int, int] = {}
-        self.heaviest = _HEAVIEST + 4 * len(data)
+        self.budget = _LEAST_BUDGET + 16 * len(data)
+        self.unfolded = 0
         self.depth = 0
 
     def value(self) -> Any:
@@ -113,25 +123,36 @@ class _Decoder:
             raise Undecodable("a buffer is used twice")
         return data
 
+    def charge(self, cells: int) -> None:
+        """Count what is made of few bytes, in words of memory or steps; there is no more of it than some for each byte."""
+        self.budget -= cells
+        if self.budget < 0:
+            raise Undecodable("it unfolds to too much")
+
     def weigh(self, made: Any, parts: Iterable[Any]) -> Any:
-        """Note how much there is to go through where *made* is hashed: what is shared, each time that it is met."""
-        weight = len(made) if isinstance(made, Sized) else 1
-        if self.weights:
-            weight += sum(self.weights.get(id(part), 1) for part in parts)
-        if weight > _LIGHT:
-            self.weights[id(made)] = weight
+        """Note how much there is to go through in *made*: what is shared, each time that it is met."""
+        weights = self.weights
+        self.weights[id(made)] = 1 + sum([weights.get(id(part), 1) for part in parts])
         return made
 
     def hashable(self, values: list[Any]) -> list[Any]:
         """The same, if they can be hashed in decent time and spread well enough over a table."""
-        if self.weights and sum(self.weights.get(id(value), 1) for value in values) > self.heaviest:
-            raise Undecodable("what is to be hashed unfolds to too much")
+        self.charge(sum([self.weights.get(id(value), 1) for value in values]) if self.weights else len(values))
         if len(values) > _MOST_COLLISIONS and not all(type(value) is str for value in values):
             # Sorted, not counted: a table of their hashes would be as bad.
             hashes = sorted(map(hash, values))
             if any(first == last for first, last in zip(hashes, hashes[_MOST_COLLISIONS:], strict=False)):
                 raise Undecodable("too many keys have the same hash")
         return values
+
+    def fresh_list(self, node: Any) -> list[Any]:
+        """A list that is made here and nowhere else: copies of one would be many for few bytes."""
+        if type(node) is list and node[:1] == ["same"]:
+            raise Undecodable("a part is used twice")
+        made = self.node(node)
+        if type(made) is not list:
+            raise Undecodable("a part is missing")
+        return made
 
     def text(self, value: Any) -> str:
         if type(value) is not str or len(value) > _LONGEST_WORD:
@@ -158,6 +179,14 @@ def _int(text: str) -> int:
     return int(text)
 
 
+def _check_nesting(text: str) -> None:
+    depth = 0
+    for token in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', text):
+        depth += 1 if token[0] in "[{" else -1 if token[0] in "]}" else 0
+        if depth > _DEEPEST_JSON:
+            raise Undecodable("it is nested too deeply")
+
+
 def _ints(values: Sequence[Any], least: int, most: int) -> Sequence[int]:
     if not least <= len(values) <= most or not all(type(value) is int for value in values):
         raise Undecodable("numbers are missing")
@@ -171,22 +200,43 @@ def _same(self: _Decoder, node: list[Any]) -> Any:
     (number,) = _ints(node[1:], 1, 1)
     if not 0 <= number < len(self.numbered) or self.numbered[number] is _UNFINISHED:
         raise Undecodable("it refers to what is not there")
-    return self.numbered[number]
+    found = self.numbered[number]
+    weight = self.weights.get(id(found))
+    if weight is None and isinstance(found, (list, dict)) and found:
+        weight = self.weights[id(found)] = _count(found)
+    self.unfolded += weight or 1
+    if self.unfolded > _MOST_UNFOLDED:
+        raise Undecodable("what is shared unfolds to too much")
+    return found
+
+
+def _count(plain: Any) -> int:
+    """Elements of plain data, or of a list or dict that is not finished and refers to itself."""
+    total, level = 0, [plain]
+    while level and total < _MOST_UNFOLDED:
+        total += sum(map(len, level)) + len(level)
+        below = [part for each in level for part in (each.values() if type(each) is dict else each)]
+        level = [part for part in below if type(part) in (list, dict)]
+    return total
 
 
 def _list(self: _Decoder, node: list[Any]) -> list[Any]:
     made: list[Any] = []
     self.numbered.append(made)
+    self.weights[id(made)] = 1
     made += map(self.node, node[1:])
+    self.weigh(made, made)
     return made
 
 
 def _dict(self: _Decoder, node: list[Any]) -> dict[Any, Any]:
     made: dict[Any, Any] = {}
     self.numbered.append(made)
+    self.weights[id(made)] = 1
     # Each key before its value, as they were numbered.
     words = list(map(self.node, node[1:]))
     made.update(zip(self.hashable(words[::2]), words[1::2], strict=True))
+    self.weigh(made, words)
     return made
 
 
@@ -206,41 +256,45 @@ def _numbers(codes: str) -> Callable[[_Decoder, list[Any]], list[Any]]:
 
 
 def _bools(self: _Decoder, node: list[Any]) -> list[Any]:
-    made: list[Any] = self.buffer(node[1]).cast("?").tolist()
+    data = self.buffer(node[1])
+    self.charge(len(data))
+    made: list[Any] = data.cast("?").tolist()
     self.numbered.append(made)
     return made
 
 
-def _columns(self: _Decoder, nodes: list[Any]) -> list[list[Any]]:
-    columns = [self.node(node) for node in nodes]
-    if not columns or not all(type(column) is list for column in columns) or len(set(map(len, columns))) != 1:
+def _columns(self: _Decoder, nodes: list[Any], tag: str) -> list[list[Any]]:
+    columns = list(map(self.fresh_list, nodes))
+    if not columns or len(set(map(len, columns))) != 1:
         raise Undecodable("columns are missing")
+    self.charge(len(columns[0]) * (len(columns) + _WORDS[tag]))
     return columns
 
 
 def _records(self: _Decoder, node: list[Any]) -> list[dict[str, Any]]:
     place = self.number()
     names = node[1]
-    columns = _columns(self, node[2:])
+    columns = _columns(self, node[2:], node[0])
     if type(names) is not list or len(names) != len(columns) or not all(type(name) is str for name in names):
         raise Undecodable("columns are missing")
     made = [dict(zip(names, row)) for row in zip(*columns)]  # noqa: B905 - their lengths have been compared
     self.numbered[place] = made
+    self.weigh(made, [part for column in columns for part in column])
     return made
 
 
 def _rows(self: _Decoder, node: list[Any]) -> list[Any]:
     place = self.number()
-    columns = _columns(self, node[2:])
+    columns = _columns(self, node[2:], node[0])
     made: list[Any] = list(zip(*columns, strict=True))
     if node[1]:
         kind = self.accepted(node[1])
         if not issubclass(kind, tuple):
             raise Undecodable(f"{kind.__name__} is no named tuple")
         made = [_constructed(kind, row, {}) for row in made]
-    for row in made if self.weights or len(columns) > _LIGHT else ():
+    for row in made:
         self.weigh(row, row)
-    self.numbered[place] = made
+    self.numbered[place] = self.weigh(made, made)
     return made
 
 
@@ -248,15 +302,15 @@ def _instances(self: _Decoder, node: list[Any]) -> list[Any]:
     place = self.number()
     _, kind, names, *nodes = node
     make = _maker(self, kind, names)
-    made = [make(row) for row in zip(*_columns(self, nodes), strict=True)]
-    self.numbered[place] = made
+    made = [make(row) for row in zip(*_columns(self, nodes, node[0]), strict=True)]
+    self.numbered[place] = self.weigh(made, made)
     return made
 
 
 def _each(self: _Decoder, node: list[Any]) -> list[Any]:
     place = self.number()
     make = _BY_WORDS[self.text(node[1])]
-    made = list(map(make, zip(*_columns(self, node[2:]), strict=True)))
+    made = list(map(make, zip(*_columns(self, node[2:], node[0]), strict=True)))
     self.numbered[place] = made
     return made
 
@@ -264,22 +318,17 @@ def _each(self: _Decoder, node: list[Any]) -> list[Any]:
 def _long_dict(self: _Decoder, node: list[Any]) -> dict[Any, Any]:
     made: dict[Any, Any] = {}
     self.numbered.append(made)
-    keys, values = map(self.node, node[1:])
-    if type(keys) is not list or type(values) is not list:
-        raise Undecodable("keys or values are missing")
+    self.weights[id(made)] = 1
+    keys, values = (self.fresh_list(each) for each in node[1:])
     made.update(zip(self.hashable(keys), values, strict=True))
+    self.weights[id(made)] = self.weights.get(id(keys), len(keys)) + self.weights.get(id(values), len(values))
     return made
 
 
 def _collection(make: Callable[[list[Any]], Any], long: bool) -> Callable[[_Decoder, list[Any]], Any]:
     def decode(self: _Decoder, node: list[Any]) -> Any:
         place = self.number()
-        if long:
-            (parts,) = map(self.node, node[1:])
-            if type(parts) is not list:
-                raise Undecodable("a collection is missing")
-        else:
-            parts = list(map(self.node, node[1:]))
+        parts = self.fresh_list(node[1]) if long else list(map(self.node, node[1:]))
         self.numbered[place] = made = self.weigh(make(parts if make is tuple else self.hashable(parts)), parts)
         return made
 
@@ -370,7 +419,14 @@ def _flags(self: _Decoder, node: list[Any]) -> Any:
     kind = self.accepted(name)
     if not issubclass(kind, enum.Flag):
         raise Undecodable(f"{kind.__name__} has no such member")
-    return kind(_ints([self.node(value)], 1, 1)[0])
+    (number,) = _ints([self.node(value)], 1, 1)
+    known = 0
+    for member in kind.__members__.values():
+        known |= member.value if type(member.value) is int else 0
+    # An unknown bit would make a member that the class keeps for ever.
+    if number & ~known:
+        raise Undecodable(f"{kind.__name__} has no such flags")
+    return kind(number)
 
 
 def _fields(self: _Decoder, node: list[Any]) -> Any:

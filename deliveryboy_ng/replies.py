@@ -182,7 +182,7 @@ def _shown(frame: tuple[str, int, str, str], origin: Origin) -> tuple[str, int, 
 
 def with_frames(error: BaseException, frames: list[tuple[str, int, str]]) -> BaseException:
     """The exception with a traceback of these frames: file, line number and function."""
-    return error.with_traceback(_traceback(frames))
+    return BaseException.with_traceback(error, _traceback(frames))
 
 
 def _traceback(frames: list[tuple[str, int, str]]) -> TracebackType | None:

@@ -10,7 +10,7 @@ import builtins
 import linecache
 import sys
 from collections.abc import Iterator, Mapping
-from types import GetSetDescriptorType, ModuleType
+from types import ModuleType
 from typing import Any, cast
 
 from . import decoding, replies
@@ -24,9 +24,12 @@ _LONGEST_LINE = 500
 _LONGEST_NAME = 500
 _LONGEST_TEXT = 1 << 16
 _LAST_LINE = 1_000_000
-_MOST_SOURCES = 1000
+_MOST_SOURCES, _MOST_LINES = 1000, 1000
 _HEAP_TYPE = 1 << 9
-_FORBIDDEN = ("__new__", "__del__", "__setattr__", "__getattr__", "__getattribute__", "__delattr__")
+_FORBIDDEN = (
+    *("__new__", "__del__", "__setattr__", "__getattr__", "__getattribute__", "__delattr__"),
+    *("__cause__", "__context__", "__suppress_context__", "__traceback__", "with_traceback", "args"),
+)
 _NEVER = (StopIteration, StopAsyncIteration)
 _KEYS = {"module", "name", "text", "notes", "frames", "cause", "context", "suppress", "members", "packed", "limit"}
 
@@ -36,34 +39,52 @@ def exception(records: Any, accepts: Mapping[str, type], origin: replies.Origin)
 
     :raises Undecodable: if the records make no sense
     """
-    checked = [_checked(record) for record in _some(list, records, _MOST_RECORDS)]
+    try:
+        return _all_rebuilt([_checked(record) for record in _some(list, records, _MOST_RECORDS)], accepts, origin)
+    except RecursionError:
+        raise Undecodable("there is too little room for its frames") from None
+
+
+def _all_rebuilt(checked: list[dict[str, Any]], accepts: Mapping[str, type], origin: replies.Origin) -> tuple[BaseException, str]:
     if not checked:
         raise Undecodable("there is no exception")
-    errors: list[BaseException] = []
+    errors: dict[int, BaseException] = {}
+    members: set[int] = set()
+    contents: set[int] = set()
     # From the last one: those that belong to an exception come after it, so nothing can belong to itself.
     for place in range(len(checked) - 1, -1, -1):
         record = checked[place]
-        later = {number: errors[len(checked) - 1 - number] for number in range(place + 1, len(checked))}
-        errors.append(_rebuilt(record, later, accepts, origin))
-    return errors[-1], checked[0]["limit"]
+        own = [number for number in dict.fromkeys(record["members"]) if number in errors and number not in members]
+        # In one group, once: else they would unfold when they are shown.
+        members.update(own)
+        if id(record["packed"]) in contents:
+            raise Undecodable("exceptions share what they consist of")
+        if type(record["packed"]) is bytes:
+            contents.add(id(record["packed"]))
+        errors[place] = _rebuilt(record, [errors[number] for number in own], errors, accepts, origin)
+    return errors[0], checked[0]["limit"]
 
 
 def _rebuilt(
-    record: Mapping[str, Any], later: Mapping[int, BaseException], accepts: Mapping[str, type], origin: replies.Origin
+    record: Mapping[str, Any],
+    members: list[BaseException],
+    later: Mapping[int, BaseException],
+    accepts: Mapping[str, type],
+    origin: replies.Origin,
 ) -> BaseException:
     frames = [_shown(frame, origin) for frame in record["frames"]]
     try:
-        error: BaseException = _made(record, [later[number] for number in record["members"] if number in later], accepts)
+        error: BaseException = _made(record, members, accepts)
     except Undecodable as reason:
-        error = replies.stand_in(record, frames, str(reason))
+        error = replies.stand_in(record, frames, _printable(str(reason)))
     else:
         if record["notes"]:
             _dict_of(error)["__notes__"] = list(record["notes"])
-    if record["cause"] in later:
-        error.__cause__ = later[record["cause"]]
-    if record["context"] in later:
-        error.__context__ = later[record["context"]]
-    error.__suppress_context__ = record["suppress"]
+    # Not through the instance: its class may have its own of these names.
+    for name in ("cause", "context"):
+        if record[name] in later:
+            BaseException.__dict__[f"__{name}__"].__set__(error, later[record[name]])
+    BaseException.__dict__["__suppress_context__"].__set__(error, record["suppress"])
     return replies.with_frames(error, frames)
 
 
@@ -88,10 +109,10 @@ def _checked(record: Any) -> dict[str, Any]:
         packed = _cut(packed)
     return {
         **record,
-        "module": _some(str, record["module"], _LONGEST_NAME),
-        "name": _some(str, record["name"], _LONGEST_NAME),
-        "text": _cut(record["text"]),
-        "notes": [_cut(note) for note in _some(list, record["notes"], sys.maxsize)[: _MOST_RECORDS * 5]],
+        "module": _printable(_some(str, record["module"], _LONGEST_NAME)),
+        "name": _printable(_some(str, record["name"], _LONGEST_NAME)),
+        "text": _printable(_cut(record["text"]), "\n"),
+        "notes": [_printable(_cut(note), "\n") for note in _some(list, record["notes"], sys.maxsize)[: _MOST_RECORDS * 5]],
         "frames": frames,
         "limit": _some(str, record["limit"], _LONGEST_NAME),
         "packed": packed,
@@ -129,9 +150,17 @@ class _Lines(list[str]):
     def __init__(self) -> None:
         super().__init__()
         self.known: dict[int, str] = {}
+        self.length = 0
+
+    def know(self, line: int, text: str) -> None:
+        """Note one line, numbered from 1; there are only so many."""
+        if len(self.known) >= _MOST_LINES:
+            self.known.clear()
+        self.known[line - 1] = text
+        self.length = max(self.length, line)
 
     def __len__(self) -> int:
-        return max(self.known, default=-1) + 1
+        return self.length
 
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
@@ -151,7 +180,7 @@ def _shown(frame: tuple[str, int, str, str], origin: replies.Origin) -> tuple[st
     if not isinstance(lines, _Lines):
         _forget_some()
         lines = _Lines()
-    lines.known[line - 1] = f"{_printable(text)}\n"
+    lines.know(line, f"{_printable(text)}\n")
     # Without a modification time linecache never asks the disk for it.
     linecache.cache[name] = (len(lines), None, lines, name)
     return name, line, _printable(function)
@@ -163,8 +192,14 @@ def _forget_some() -> None:
         linecache.cache.pop(name, None)
 
 
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+def _printable(text: str, allowed: str = "") -> str:
+    """Without what would make a terminal, or the lines of a traceback, look like something else."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in allowed else " " if each == "\t" else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 # --- classes ----------------------------------------------------------------------------------------------------------
@@ -182,7 +217,7 @@ def _made(record: Mapping[str, Any], members: list[BaseException], accepts: Mapp
     error = _constructed(kind, _builtin_base(kind), args, extra, members)
     namespace = _dict_of(error)
     for name, value in attributes.items():
-        if type(name) is str and not (name.startswith("__") and name.endswith("__")) and not _is_data_descriptor(kind, name):
+        if type(name) is str and not (name.startswith("__") and name.endswith("__")) and not _is_descriptor(kind, name):
             namespace[name] = value
     return error
 
@@ -202,6 +237,8 @@ def _class_called(module: str, name: str) -> type[Exception]:
     if Exception not in line or any(never in line for never in _NEVER):
         raise Undecodable("its class is not made of data alone")
     for kind in line:
+        if str(type.__dict__["__module__"].__get__(kind)).partition(".")[0] == __name__.partition(".")[0]:
+            raise Undecodable("its class is not known here")
         if kind.__flags__ & _HEAP_TYPE and any(special in vars(kind) for special in _FORBIDDEN):
             raise Undecodable(f"its class has a {next(special for special in _FORBIDDEN if special in vars(kind))} of its own")
     return cast("type[Exception]", found)
@@ -288,11 +325,10 @@ def _dict_of(error: BaseException) -> dict[str, Any]:
     return BaseException.__dict__["__dict__"].__get__(error)  # type: ignore[no-any-return]
 
 
-def _is_data_descriptor(kind: type, name: str) -> bool:
+def _is_descriptor(kind: type, name: str) -> bool:
+    """Whether the class has a method, property or slot of that name, which would be hidden or written to."""
     for base in _line_of(kind):
         if name in vars(base):
-            found = type(vars(base)[name])
-            return found is GetSetDescriptorType or any(
-                "__set__" in vars(each) or "__delete__" in vars(each) for each in _line_of(found)
-            )
+            found = _line_of(type(vars(base)[name]))
+            return any(special in vars(each) for each in found for special in ("__get__", "__set__", "__delete__"))
     return False

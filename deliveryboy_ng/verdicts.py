@@ -21,6 +21,7 @@ from .exceptions import (
     CallInterrupted,
     CallTimeout,
     CpuLimitExceeded,
+    DeliveryError,
     DeliveryPackingError,
     DeliveryPickleError,
     DeliveryTransportError,
@@ -93,7 +94,7 @@ def judge(receipt: Receipt, ending: Ending, case: Case) -> Receipt:
 
 def _failed(receipt: Receipt, verdict: Verdict, error: BaseException, limit: str | None = None) -> Receipt:
     receipt = replace(receipt, verdict=verdict, exception=error, limit=limit)
-    if hasattr(error, "receipt") and error.receipt is None:
+    if isinstance(error, DeliveryError) and hasattr(error, "receipt") and error.receipt is None:
         # Without the exception: a record that holds itself cannot be printed.
         error.receipt = replace(receipt, exception=None)
     return receipt
@@ -202,7 +203,7 @@ def _raised(receipt: Receipt, case: Case, error: BaseException, limit: str) -> R
         # Meanwhile some have ended; but the supervisor has seen them.
         limit = "processes"
     if limit in _LIMITS and limit in case.options.limits.as_setup():
-        words = _named(error)
+        words = _named(error, receipt.trusted)
         if _LIMITS[limit][0] is Verdict.MEMORY_LIMIT:
             words += f" (its processes held {in_mebibytes(receipt.usage.peak)} at most when looked at)"
         if limit == "processes":
@@ -211,8 +212,15 @@ def _raised(receipt: Receipt, case: Case, error: BaseException, limit: str) -> R
     return _failed(receipt, Verdict.RAISED, error)
 
 
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def _named(error: BaseException, trusted: bool) -> str:
+    """Type and text, whatever its class or its arguments make of being shown."""
+    try:
+        # The caller's own classes may run anything there, with contents that come from anywhere.
+        known = trusted or type(error).__module__ == "builtins" or isinstance(error, RemoteError)
+        text = str(error) if known else ""
+    except Exception:
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _refused(receipt: Receipt, case: Case, status: bytes, payload: memoryview) -> Receipt:
@@ -225,7 +233,13 @@ def _refused(receipt: Receipt, case: Case, status: bytes, payload: memoryview) -
         try:
             error, limit = case.reader.exception(payload, _origin(receipt, case))
             if limit in _LIMITS and limit in case.options.limits.as_setup():
-                return _beyond(receipt, case, limit, f"it has not run, its box could not be unpacked there: {_named(error)}", error)
+                return _beyond(
+                    receipt,
+                    case,
+                    limit,
+                    f"it has not run, its box could not be unpacked there: {_named(error, receipt.trusted)}",
+                    error,
+                )
             problem = _not_unpacked(receipt, case, error)
         except DeliveryPickleError as unreadable:
             problem = unreadable
@@ -237,7 +251,7 @@ def _not_unpacked(receipt: Receipt, case: Case, error: BaseException) -> Deliver
     by_reference = "" if versions[0] == versions[1] else f" (all went by reference, since this is Python {'.'.join(versions[0])})"
     problem = DeliveryPackingError(
         f"{case.name} has not run: its box cannot be unpacked by Python {receipt.python} of {receipt.transport}{by_reference}: "
-        f"{type(error).__name__}: {error}",
+        f"{_named(error, receipt.trusted)}",
         real_exception=error,
     )
     problem.__cause__ = error

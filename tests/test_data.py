@@ -244,6 +244,66 @@ def test_deep_data_comes_through_where_the_caller_is_deep_itself() -> None:
     assert there_and_back(_nested(190, list)) == _nested(190, list)
 
 
+@dataclasses.dataclass
+class Listed(list):  # type: ignore[type-arg]
+    x: int = 0
+
+
+@dataclasses.dataclass
+class Counting:
+    x: int
+    n: int = dataclasses.field(default=0, init=False)
+
+
+@dataclasses.dataclass
+class Taking:
+    x: int
+    y: dataclasses.InitVar[int] = 1
+
+
+class Named(Pair):  # type: ignore[misc, valid-type]
+    pass
+
+
+def test_what_a_constructor_would_lose_is_refused() -> None:
+    counted, extra, named = Counting(1), Counting(1), Named(1, 2)
+    counted.n = 7
+    extra.more = 3  # type: ignore[attr-defined]
+    named.extra = 1
+    for value, reason in (
+        (Listed(1), "not only a dataclass"),
+        (counted, "n that its constructor"),
+        (extra, "attributes of its own"),
+        (Taking(1, 9), "takes y"),
+        (named, "attributes of its own"),
+    ):
+        for each in (value, [value] * 10, [type(value)(1, 2) if isinstance(value, tuple) else value, *[value] * 9]):
+            with pytest.raises(Unencodable, match=reason):
+                codec.encode(each, lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [numpy.str_(""), numpy.zeros([1] * 33), decimal.Decimal("1" * 70_000), fractions.Fraction(1, 1 << 10_000), Path("a" * 70_000)],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_would_not_be_taken_is_not_sent(value: Any) -> None:
+    with pytest.raises(Unencodable, match=r"value\[1\] is a"):
+        encoded([1, value])
+
+
+def test_raised_recursion_limit_does_not_crash_the_parser() -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(10**6)
+    try:
+        for text in (b"[" * 10**6, b'"[' + b"[" * 6000):
+            with pytest.raises(Undecodable):
+                decoded(len(text).to_bytes(8, "big") + text)
+        assert there_and_back(["[" * 6000]) == ["[" * 6000]
+    finally:
+        sys.setrecursionlimit(limit)
+
+
 # --- not written by the encoder ---------------------------------------------------------------------------------------
 
 
@@ -333,6 +393,18 @@ FORGED: dict[str, bytes] = {
     "deep JSON": written(0).replace(b"[0, []]", b"[" * 100_000).replace((7).to_bytes(8, "big"), (100_000).to_bytes(8, "big")),
     "deep nodes": written(_nested(400, lambda inner: ["list", *inner])),
     "hash that unfolds": written(unfolding(150)),
+    "hash that unfolds through pairs": written(
+        ["list", ["tuple", 0], *[["tuple", ["same", 1 + n], ["same", 1 + n]] for n in range(40)], ["set", ["same", 41]]]
+    ),
+    "lists that unfold": written(["list", ["list", 0], *[["list", ["same", 1 + n], ["same", 1 + n]] for n in range(40)]]),
+    "column used again": written(["rows", "", ["ints", "b", "little", 0], *[["same", 1]] * 1000], bytes(10_000)),
+    "column used by many": written(["list", ["bools", 0], *[["rows", "", ["same", 1]]] * 100], bytes(20_000)),
+    "collection of another's list": written(["list", ["bools", 0], ["long tuple", ["same", 1]]], b"x"),
+    "rows of too little": written(["records", ["a"], ["bools", 0]], bytes(200_000)),
+    "one tuple hashed for ever": written(
+        ["list", ["long tuple", ["bools", 0]], ["tuple", *[["same", 1]] * 100], *[["set", ["same", 3]]] * 3000], bytes(10_000)
+    ),
+    "flags that would stay": written(["flags", "Right", 1 << 40]),
     "keys of one hash": written(["set", *[["int", place] for place in range(3000)]], *[
         (1 + place * (2**61 - 1)).to_bytes(16, "big") for place in range(3000)
     ]),

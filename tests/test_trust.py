@@ -37,6 +37,7 @@ from deliveryboy_ng import (
     Unshare,
     Verdict,
     deliver,
+    verdicts,
 )
 from deliveryboy_ng.decoding import Undecodable
 from deliveryboy_ng.replies import Data, Origin
@@ -331,6 +332,80 @@ def test_sources_of_many_answers_are_forgotten_again() -> None:
     for number in range(30):
         read([record(frames=[(f"/file{number}-{place}", 999_999, "f", "x") for place in range(200)])])
     assert sum(name.startswith("<deliveryboy") for name in linecache.cache) < 1500
+
+
+class Spoof(DeliveryError):
+    pass
+
+
+class OwnCause(Exception):
+    @property
+    def __cause__(self) -> None:  # type: ignore[override]
+        raise AssertionError("this must never run here")
+
+
+class OwnTraceback(Exception):
+    def with_traceback(self, traceback: object) -> Any:
+        raise AssertionError("this must never run here")
+
+
+def test_librarys_own_errors_cannot_be_forged_under_another_name() -> None:
+    for name in ("Spoof", "DeliveryPickleError", "RemoteError"):
+        error, _ = read([record(module=__name__, name=name, packed=packed("x", attributes={"receipt": "forged"}))])
+        assert isinstance(error, RemoteError) and error.type_name == f"{__name__}.{name}" and error.receipt != "forged"
+
+
+def test_nothing_of_the_classes_own_runs_while_an_exception_is_put_together() -> None:
+    for name in ("OwnCause", "OwnTraceback"):
+        parts = record(module=__name__, name=name, cause=1, frames=[("a", 1, "f", "")])
+        assert isinstance(read([parts, record()])[0], RemoteError)
+
+
+def test_methods_are_not_hidden_by_attributes() -> None:
+    error, _ = read([record(packed=packed("x", attributes={"with_traceback": "x", "add_note": 1, "kept": 2}))])
+    assert vars(error) == {"kept": 2} and error.with_traceback(None) is error
+
+
+def test_groups_and_contents_do_not_unfold() -> None:
+    group = {"module": "builtins", "name": "ExceptionGroup"}
+    records = [record(**group, members=[place + 1] * 20, packed=packed(f"g{place}")) for place in range(19)] + [record()]
+    started = time.monotonic()
+    "".join(traceback.format_exception(read(records)[0]))
+    diamond = [record(**group, members=[1, 2], packed=packed("a")), record(**group, members=[2], packed=packed("b")), record()]
+    "".join(traceback.format_exception(read(diamond)[0]))
+    text = json.dumps(
+        [["list", ["list", ["list", 0], *[["list", ["same", 2 + n], ["same", 2 + n]] for n in range(40)]], {"": {}}, {"": {}}], []]
+    )
+    deep = len(text).to_bytes(8, "big") + text.encode()
+    assert isinstance(read([record(packed=deep)])[0], RemoteError)
+    assert time.monotonic() - started < 5
+
+
+def test_names_and_lines_cannot_pose_as_others() -> None:
+    frames = [('a>", line 1, in x\n  File "/real.py', 3, "f\n\x1b[2Jforged", "pass\nValueError: forged")]
+    error, _ = read([record(frames=frames, module="nowhere\n", name="a\x1b[2J", text="text\x1b[2J")])
+    shown = "".join(traceback.format_exception(error))
+    assert "\x1b" not in shown and not any(line.startswith(("ValueError", '  File "/real')) for line in shown.splitlines())
+
+
+def test_little_room_for_frames_is_one_documented_error() -> None:
+    records = [record(frames=[("a", 1, "f", "")] * 200)]
+
+    def below(depth: int) -> object:
+        try:
+            return below(depth - 1) if depth else read(records)
+        except DeliveryPickleError as error:
+            return error
+
+    room = sys.getrecursionlimit() - len(traceback.extract_stack())
+    for left in (60, 100, 200):
+        assert isinstance(below(room - left), (DeliveryPickleError, tuple))
+
+
+def test_text_of_a_hostile_exception_is_not_asked_for() -> None:
+    assert verdicts._named(MemoryError(10**5000), False) == "MemoryError"
+    assert verdicts._named(WithStr("x"), False) == "WithStr"
+    assert verdicts._named(KeyError("x"), False) == "KeyError: 'x'"
 
 
 def record(**parts: Any) -> dict[str, Any]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
 DEEPEST = 200
+# Characters of a decimal, a path and the like, bits of a fraction's numbers.
+LONGEST_WORD, LARGEST_OF_FRACTION = 1 << 16, 1 << 13
 MOST_RECORDS = 20  # exceptions that belong to one
 _LARGEST_INT = 1 << 63
 # How deep below something that is not plain data it is still looked for at once; each level looks through what is below it.
@@ -203,7 +205,8 @@ class _Encoder:
         found: "tuple[list[object], Any, Any]"
         if kind is dict:
             keys = set(map(tuple, rows))
-            if len(keys) != 1 or not all(keys) or {str}.union(*(map(type, key) for key in keys)) != {str}:
+            # Of a single column there would be too few bytes for what they unfold to.
+            if len(keys) != 1 or min(map(len, keys)) < 2 or {str}.union(*(map(type, key) for key in keys)) != {str}:
                 return None
             (names,) = keys
             found = ["records", list(names)], ["[%.100r]" % name for name in names], _columns_of(rows, names)
@@ -217,7 +220,7 @@ class _Encoder:
             )
         elif accepted and hasattr(kind, "__dataclass_fields__"):
             fields = _fields_of(kind)
-            if not fields:
+            if len(fields) < 2 or any(_more_than_fields(row) for row in rows):
                 return None
             found = (
                 ["instances", accepted, fields],
@@ -364,6 +367,9 @@ def _accepted(self: _Encoder, value: "Any", path: "Any", depth: int, below: int)
         if value.name in kind.__members__:
             return ["member", name, value.name]
         return ["flags", name, self.node(value.value, path, depth, below)]
+    reason = _more_than_fields(value)
+    if reason:
+        raise Unencodable(path, "is a %s.%s, %s" % (kind.__module__, kind.__qualname__, reason))
     self.number(value)
     self.open.add(id(value))
     if hasattr(kind, "__dataclass_fields__"):
@@ -382,6 +388,28 @@ def _fields_of(kind: "Any") -> "list[str]":
     return [field.name for field in kind.__dataclass_fields__.values() if field.init and field._field_type.name == "_FIELD"]
 
 
+_CONTENTS = (list, dict, set, frozenset, tuple, str, bytes, bytearray, int, float, complex)
+
+
+def _more_than_fields(value: "Any") -> str:
+    """What an instance has besides that which its constructor takes."""
+    kind = type(value)
+    fields = getattr(kind, "__dataclass_fields__", None)
+    if fields is None:
+        return "which has attributes of its own" if getattr(value, "__dict__", None) else ""
+    if issubclass(kind, _CONTENTS):
+        return "which is not only a dataclass"
+    if set(getattr(value, "__dict__", ())) - set(fields):
+        return "which has attributes of its own"
+    for field in fields.values():
+        if field._field_type.name == "_FIELD_INITVAR":
+            return "which takes %s without keeping it" % field.name
+        if not field.init and field._field_type.name == "_FIELD" and type(field.default).__name__ != "_MISSING_TYPE":
+            if getattr(value, field.name, field.default) != field.default:
+                return "which has a %s that its constructor does not take" % field.name
+    return ""
+
+
 _KINDS = "biufcSUmM"
 
 
@@ -389,7 +417,7 @@ def _dtype(kind: "Any", path: "Any") -> "list[Any]":
     unit: "list[Any]" = []
     if kind.kind in "mM":
         unit = list(sys.modules["numpy"].datetime_data(kind))
-    if kind.kind not in _KINDS or kind.fields is not None or kind.subdtype is not None:
+    if not kind.itemsize or kind.kind not in _KINDS or kind.fields is not None or kind.subdtype is not None:
         raise Unencodable(path, "is a numpy array of %s" % (kind,))
     return [kind.kind, kind.itemsize, kind.byteorder if kind.byteorder in "<>" else "=|"[kind.itemsize == 1], *unit]
 
@@ -397,6 +425,8 @@ def _dtype(kind: "Any", path: "Any") -> "list[Any]":
 def _array(self: _Encoder, value: "Any", path: "Any", depth: int, below: int) -> object:
     self.number(value)
     dtype = _dtype(value.dtype, path)
+    if value.ndim > 32:
+        raise Unencodable(path, "is a numpy array of %d dimensions" % value.ndim)
     order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
     return ["array", [sys.byteorder, *dtype], list(value.shape), order, self.buffer(value.tobytes(order))]
 
@@ -459,7 +489,12 @@ def _by_name(kind: type) -> "Callable[..., object] | None":
     tag, words = found
 
     def encode(self: _Encoder, value: "Any", path: "Any", depth: int, below: int) -> object:
-        return [tag] + [self.node(word, path, depth, below) for word in words(value)]
+        found = words(value)
+        if any(type(word) is str and len(word) > LONGEST_WORD for word in found) or (
+            tag == "Fraction" and max(map(int.bit_length, found)) > LARGEST_OF_FRACTION
+        ):
+            raise Unencodable(path, "is a %s that is too long" % kind.__name__)
+        return [tag] + [self.node(word, path, depth, below) for word in found]
 
     _ENCODERS[kind] = encode
     return encode
