@@ -279,7 +279,7 @@ def _records(self: _Decoder, node: list[Any]) -> list[dict[str, Any]]:
         raise Undecodable("columns are missing")
     made = [dict(zip(names, row)) for row in zip(*columns)]  # noqa: B905 - their lengths have been compared
     self.numbered[place] = made
-    self.weigh(made, [part for column in columns for part in column])
+    self.weights[id(made)] = 1 + sum(self.weights.get(id(column), len(column)) for column in columns)
     return made
 
 
@@ -292,9 +292,14 @@ def _rows(self: _Decoder, node: list[Any]) -> list[Any]:
         if not issubclass(kind, tuple):
             raise Undecodable(f"{kind.__name__} is no named tuple")
         made = [_constructed(kind, row, {}) for row in made]
-    for row in made:
-        self.weigh(row, row)
-    self.numbered[place] = self.weigh(made, made)
+    self.numbered[place] = made
+    if all(type(column) is dict or column[0] in ("ints", "floats", "bools") for column in node[2:]):
+        # Nothing in them is shared, or can be hashed and is large.
+        self.weights[id(made)] = len(made) * (len(columns) + 1)
+    else:
+        for row in made:
+            self.weigh(row, row)
+        self.weigh(made, made)
     return made
 
 
