@@ -68,7 +68,8 @@ def test_exception_returns_with_everything(chain: Any) -> None:
     assert isinstance(middle.__cause__, KeyError) and middle.__cause__.args == ("inner",)
     text = "".join(traceback.format_exception(error))
     assert f'{__file__}", line' in text
-    for line in ('{}["inner"]', "raise error from inner", 'raise ValueError("last")', "a note", "in work"):
+    lines = ('{}["inner"]', "raise error from inner", 'raise ValueError("last")') if conftest.sees(chain, __file__) else ()
+    for line in (*lines, "a note", "in work"):
         assert line in text, text
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import conftest
 import pytest
 
 from deliveryboy_ng import (
@@ -166,7 +167,7 @@ def test_exceptions_come_back_as_their_own_class(chain: Any) -> None:
     assert (error.args, error.code, error.more, error.__notes__) == ((3, "no"), 3, {"a": [1]}, ["a note"])  # type: ignore[attr-defined]
     assert isinstance(error.__cause__, FileNotFoundError) and error.__cause__.filename == "/nonexistent/file"
     shown = "".join(traceback.format_exception(error))
-    assert "raise error from cause" in shown and "<deliveryboy " in shown
+    assert "<deliveryboy " in shown and ("raise error from cause" in shown or not conftest.sees(chain, __file__))
 
 
 def test_what_is_no_data_is_named_with_the_ways_out(chain: Any) -> None:
