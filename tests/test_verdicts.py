@@ -200,7 +200,10 @@ def hoard_in_grandchildren() -> None:
 
 def bomb() -> None:
     me = os.getpid()
-    for _ in range(12):
+    # The first goes on until it is refused: the others may have taken what was left.
+    for number in range(5000):
+        if number >= 12 and os.getpid() != me:
+            break
         try:
             os.fork()
         except OSError:
