@@ -25,7 +25,8 @@ from typing import Any
 
 __all__ = ["Undecodable", "decode"]
 
-# A little more than the encoder allows: an enum in a tuple, say, is a level more here.
+# What the encoder keeps to as well (a test compares them).  They cannot be imported from there: in a call that delivers
+# further, the worker's modules are those that came with it, and the codec may not be among them.
 _DEEPEST = 210
 # Integers of a fraction, since reducing it takes quadratic time, in bits; digits of a decimal; characters of a path.
 _LARGEST_OF_FRACTION = 1 << 13

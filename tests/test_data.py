@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deliveryboy_ng import decoding
+from deliveryboy_ng import decoding, untrusted
 from deliveryboy_ng.decoding import Undecodable
 from deliveryboy_ng.worker import codec
 from deliveryboy_ng.worker.codec import Unencodable
@@ -302,6 +302,12 @@ def test_raised_recursion_limit_does_not_crash_the_parser() -> None:
         assert there_and_back(["[" * 6000]) == ["[" * 6000]
     finally:
         sys.setrecursionlimit(limit)
+
+
+def test_both_sides_have_the_same_bounds() -> None:
+    assert decoding._LARGEST_OF_FRACTION == codec.LARGEST_OF_FRACTION
+    assert decoding._LONGEST_WORD == decoding._LONGEST_DECIMAL == codec.LONGEST_WORD
+    assert decoding._DEEPEST > codec.DEEPEST and untrusted._MOST_RECORDS == codec.MOST_RECORDS
 
 
 # --- not written by the encoder ---------------------------------------------------------------------------------------

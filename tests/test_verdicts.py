@@ -639,6 +639,12 @@ def test_threads_beyond_data_and_beyond_their_number_are_told_apart() -> None:
         assert receipt.limit == name, receipt
 
 
+def test_threads_refused_for_their_number_are_not_taken_for_memory() -> None:
+    """Under memory, each thread's stack moves the limit along; what is left has to be told from where it is now."""
+    receipt = deliver(transport=conftest.need_sudo(), limits=Limits(memory="128M", processes=60), timeout=20)(start_threads).run()
+    assert (receipt.verdict, receipt.limit) == (Verdict.PROCESS_LIMIT, "processes"), receipt.exception
+
+
 @pytest.mark.parametrize("name", ["local", "unshare"])
 def test_what_the_call_brings_along_is_not_charged(request: pytest.FixtureRequest, name: str) -> None:
     def work(data: bytes) -> int:

@@ -33,11 +33,9 @@ _FEW = 8
 _SCALARS = frozenset((str, int, float, bool, type(None)))
 _PLAIN = _SCALARS | {list, dict}
 
-Path = "tuple[Any, ...]"
-
 
 class Unencodable(Exception):
-    """A value that is no data: ``path`` is where it sits, ``reason`` what it is."""
+    """A value that is no data; the text tells where it sits and what it is."""
 
     def __init__(self, path: "tuple[Any, ...]", reason: str) -> None:
         super().__init__("value%s %s" % ("".join(path), reason))
@@ -77,12 +75,10 @@ def dumps_error(error: BaseException) -> bytes:
         value = getattr(error, name, None)
         if isinstance(value, str):
             extra[name] = value
-    args = (error.args[0],) if _is_group(error) else error.args
+    from . import failure
+
+    args = error.args[:1] if failure.is_group(error) else error.args
     return dumps([list(args), attributes, extra])
-
-
-def _is_group(error: BaseException) -> bool:
-    return "BaseExceptionGroup" in [base.__name__ for base in type(error).__mro__]
 
 
 class _Shared(Exception):

@@ -84,8 +84,13 @@ def _notes(error: BaseException) -> "list[object]":
     return list(notes) if isinstance(notes, (list, tuple)) else []
 
 
+def is_group(error: BaseException) -> bool:
+    """Whether it is an exception group, which Python before 3.11 has by a package only."""
+    return "BaseExceptionGroup" in [base.__name__ for base in type(error).__mro__]
+
+
 def _members(error: BaseException) -> "tuple[object, ...]":
-    members = getattr(error, "exceptions", ()) if "BaseExceptionGroup" in [base.__name__ for base in type(error).__mro__] else ()
+    members = getattr(error, "exceptions", ()) if is_group(error) else ()
     return members if isinstance(members, tuple) else ()
 
 

@@ -33,6 +33,7 @@ _HEADROOM = 8 << 20
 asked: "dict[str, Any]" = {}  # the limits that are set
 # For DATA and AS: whose limit it is, and where it stands.
 held: "dict[str, tuple[str, int]]" = {}
+# For the same: setrlimit, getrlimit, the number, and how far it is raised for the answer's sake.
 _room: "dict[str, Any]" = {}
 _stack = 8 << 20
 most_tasks = 0  # RLIMIT_NPROC, if it is set
@@ -130,23 +131,24 @@ def _raise_soft(setrlimit: "Any", getrlimit: "Any", number: int, wanted: int) ->
 
 def _let_threads_reserve_their_stacks(most: int) -> None:
     """A thread reserves all of its stack at once and touches little of it; the watch counts what it touches."""
+    name, base = held["DATA"]
 
     def with_room(start: "Any") -> "Any":
         def start_with_room(*args: "Any", **kwargs: "Any") -> "Any":
             setrlimit, getrlimit, number, _ = _room["DATA"]
-            soft = min(held["DATA"][1] + (_thread._count() + 1) * stack_of_a_thread(), most)
+            soft = min(base + (_thread._count() + 1) * stack_of_a_thread(), most)
             _raise_soft(setrlimit, getrlimit, number, soft)
+            held["DATA"] = (name, soft)
             _room["DATA"] = (setrlimit, getrlimit, number, soft + _HEADROOM)
             return start(*args, **kwargs)
 
         return start_with_room
 
     # threading has its own references to them, under these names.
-    for module, name in [(_thread, name) for name in _THREAD_STARTS] + [
-        (sys.modules.get("threading"), "_" + name) for name in _THREAD_STARTS
-    ]:
-        if hasattr(module, name):
-            setattr(module, name, with_room(getattr(module, name)))
+    for module, prefix in ((_thread, ""), (sys.modules.get("threading"), "_")):
+        for start in _THREAD_STARTS:
+            if hasattr(module, prefix + start):
+                setattr(module, prefix + start, with_room(getattr(module, prefix + start)))
 
 
 def stack_of_a_thread() -> int:
