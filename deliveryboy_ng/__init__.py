@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .confinement import Confinement
     from .core import DeliveryBoy, DeliveryBoyDecorator, Runner, deliver
     from .delivery import Delivery
     from .exceptions import (
@@ -54,6 +55,7 @@ _HOMES = {
     "FileSizeLimitExceeded HandshakeError HostUnreachable InterpreterNotFound InterpreterTooOld LimitExceeded "
     "MemoryLimitExceeded OpenFilesLimitExceeded OutputLimitExceeded ProcessLimitExceeded ProtectionUnavailable "
     "RemoteError ReplyLimitExceeded TransportNotFound TransportRefused VersionMismatchError",
+    "confinement": "Confinement",
     "limits": "Limits",
     "options": "Options",
     "receipt": "Receipt Usage Verdict",
@@ -70,6 +72,7 @@ __all__ = [
     "CallInterrupted",
     "CallTimeout",
     "Command",
+    "Confinement",
     "ConnectionLost",
     "CpuLimitExceeded",
     "Delivery",

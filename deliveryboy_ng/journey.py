@@ -19,9 +19,10 @@ from .options import Options
 from .output import Sink
 from .receipt import Receipt, Usage, Verdict
 from .session import Account, Ending, Greeting, Parcel, Session, describe
-from .transports import guard_of, is_elsewhere
+from .transports import is_elsewhere, namespaces_of
 from .verdicts import Case, judge
 from .worker import call
+from .workertext import FOR_CONFINED, FOR_DATA
 
 __all__ = ["Journey"]
 
@@ -44,6 +45,7 @@ class Journey:
     on_start: Callable[[int, int | None], object] | None = None
 
     def __post_init__(self) -> None:
+        self.options = self.options.resolved()
         self.started = datetime.datetime.now(datetime.UTC)
         self._clock = time.monotonic()
         self.box = packing.pack(self.func, self.args, self.kwargs, self.options.modules)
@@ -108,7 +110,7 @@ class Journey:
         failures: list[InterpreterNotFound] = []
         for executable in self.options.executables:
             try:
-                self.session = session = Session(self.options.chain, executable, detached, self._requests, self.options.trusted)
+                self.session = session = Session(self.options.chain, executable, detached, self._requests, self._extras())
             except InterpreterNotFound as error:
                 failures.append(error)
                 continue
@@ -123,6 +125,10 @@ class Journey:
                 session.close()
                 raise
         raise _none_found(failures)
+
+    def _extras(self) -> tuple[str, ...]:
+        confined = self.options.confinement is not None
+        return (*(() if self.options.trusted else FOR_DATA), *(FOR_CONFINED if confined else ()))
 
     def _parcel(self, greeting: Greeting) -> Parcel:
         same = greeting.magic == packing.MAGIC
@@ -152,7 +158,8 @@ class Journey:
             "locale": _locale(),
             "cwd": options.cwd,
             "limits": options.limits.as_setup(),
-            "guard": guard_of(options.chain),
+            "guard": options.guard,
+            "confinement": None if options.confinement is None else options.confinement.as_setup(),
             "accepts": None if options.trusted else list(self._accepted()),
             "most_output": int(options.max_output) if options.overflow == "kill" else None,
             "keep_children": options.keep_children,
@@ -210,11 +217,12 @@ class Journey:
         if ending.remote_pid is None:
             return ()
         options = self.options
-        guard = guard_of(options.chain)
+        made = namespaces_of(options.chain) if options.confinement is not None else ()
         return (
             *((f"timeout={options.timeout:g}",) if options.timeout is not None else ()),
             *((f"max_output={options.max_output}",) if options.overflow == "kill" else ()),
-            *((guard,) if guard == "pid namespace" else ()),
+            *((options.guard,) if options.guard == "pid namespace" else ()),
+            *((f"namespaces of the transport={','.join(sorted(made))}",) if made else ()),
             *ending.reply.applied,
         )
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .confinement import Confinement, merged
 from .exceptions import DeliveryOptionError
 from .limits import Limits, parse_size
-from .transports import Transport, chain_of, default_executables, guard_of, is_trusted
+from .transports import Transport, chain_of, confined, default_executables, guard_of, is_trusted, namespaces_of
 
 __all__ = ["Options", "Output"]
 
@@ -51,9 +52,10 @@ class Options:
         the function itself has come to its end; they must write elsewhere than to its stdout and stderr
     :param modules: ``"auto"``, or names of modules (with all below them) that shall travel although they are installed
     :param limits: resource limits
+    :param confinement: what the function may see, write and reach
     :param trust: whether what comes back may be unpickled, which lets whoever wrote it run what he likes here; otherwise it
         is taken as data.  None decides by rights: unpickled is what comes from this machine, from this user or root,
-        through ``Local`` and ``Sudo`` alone
+        through ``Local`` and ``Sudo`` alone, without confinement
     :param accepts: enums, dataclasses and named tuples that may come back as such where data only is taken
     """
 
@@ -76,6 +78,7 @@ class Options:
     keep_children: bool = False
     modules: str | Iterable[str] = "auto"
     limits: Limits = Limits()
+    confinement: Confinement | None = None
     trust: bool | None = None
     accepts: Iterable[type] = ()
 
@@ -119,6 +122,8 @@ class Options:
             raise DeliveryOptionError(f'output must be "live", "capture", "discard" or a callable, not {self.output!r}')
         if not isinstance(self.limits, Limits):
             raise DeliveryOptionError(f"limits must be Limits(...), not {self.limits!r}")
+        if self.confinement is not None and not isinstance(self.confinement, Confinement):
+            raise DeliveryOptionError(f"confinement must be a Confinement, such as Confinement.strict(), not {self.confinement!r}")
         if self.umask is not None and not (type(self.umask) is int and 0 <= self.umask <= 0o777):
             raise DeliveryOptionError(f"umask must be a number from 0 to 0o777, not {self.umask!r}")
         if self.trust not in (None, True, False):
@@ -161,7 +166,28 @@ class Options:
     @property
     def trusted(self) -> bool:
         """Whether what comes back may be unpickled."""
-        return is_trusted(self.chain) if self.trust is None else self.trust
+        return self.confinement is None and is_trusted(self.chain) if self.trust is None else self.trust
+
+    @property
+    def guard(self) -> str:
+        """What keeps the call from its supervisor, see :func:`~deliveryboy_ng.transports.guard_of`."""
+        return guard_of(self.chain) or ("signals" if self.confinement is not None else "")
+
+    def resolved(self) -> Options:
+        """With what the confinement says of limits, time, working directory, and of the transports' own means."""
+        confinement = self.confinement
+        if confinement is None:
+            return self
+        chain = confined(self.chain, confinement)
+        made = namespaces_of(chain)
+        return dataclasses.replace(
+            self,
+            transport=chain,
+            confinement=dataclasses.replace(confinement, namespaces=[name for name in confinement.namespaces if name not in made]),
+            limits=merged(self.limits, confinement.limits),
+            timeout=confinement.timeout if self.timeout is None else self.timeout,
+            cwd=confinement.cwd if self.cwd is None else self.cwd,
+        )
 
     @property
     def most_reply(self) -> int:

@@ -230,16 +230,16 @@ class Session:
         executable: str,
         detached: bool = False,
         requests: deque[str] | None = None,
-        trusted: bool = True,
+        extras: tuple[str, ...] = (),
     ) -> None:
         """Start the transport's process.
 
-        :param trusted: whether answers may be pickles
+        :param extras: modules of the worker that its calls need besides
         :param requests: where ``"interrupt"`` and ``"kill"`` are asked for; :meth:`poke` makes the session look
         :raises DeliveryTransportError: if its command cannot be started
         """
         self.chain = chain
-        self.trusted = trusted
+        self._extras = extras
         self.executable = executable
         self._nonce = os.urandom(8).hex().encode()
         self.argv = tuple(wrap(chain, command_line(executable, self._nonce.decode())))
@@ -331,7 +331,7 @@ class Session:
         self._encoder = frames.Encoder(self._nonce, frames.TO_FAR, lane)
         if lane == "binary":
             self._decoder = frames.RawDecoder()
-        self._wire.send(worker_lines(self._nonce, greeting.magic, lane, not self.trusted))
+        self._wire.send(worker_lines(self._nonce, greeting.magic, lane, self._extras))
         return greeting
 
     def deliver(

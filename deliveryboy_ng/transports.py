@@ -10,8 +10,9 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from .confinement import Confinement
 from .exceptions import DeliveryOptionError
 
 __all__ = ["Bubblewrap", "Command", "Local", "Ssh", "Sudo", "Transport", "Unshare", "chain_of"]
@@ -49,9 +50,16 @@ class Transport:
     lane = "binary"
     """What the hop's pipes can be trusted with: ``binary``, ``wide`` or ``narrow`` frames (see worker/frames.py)."""
 
+    namespaces = frozenset[str]()
+    """The namespaces it makes, of those that a :class:`~deliveryboy_ng.Confinement` may ask for."""
+
     def forbids(self, inner: Transport) -> str:
         """Why *inner* cannot work behind this hop, or an empty string."""
         return ""
+
+    def confined(self, confinement: Confinement) -> Transport:
+        """This hop, doing by its own means what it can of a confinement, and not hindering the rest."""
+        return self
 
 
 def _words(owner: str, options: Iterable[str]) -> tuple[str, ...]:
@@ -222,6 +230,14 @@ class Unshare(Transport):
         return self.pid
 
     @property
+    def namespaces(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset(name for name in ("cgroup", "ipc", "net", "uts") if getattr(self, name))
+
+    def confined(self, confinement: Confinement) -> Transport:
+        made = self.namespaces | set(confinement.namespaces)
+        return replace(self, cgroup="cgroup" in made, ipc="ipc" in made, net="net" in made, uts="uts" in made)
+
+    @property
     def name(self) -> str:
         flags = [flag for flag in ("user", "pid", "mount", "net", "ipc", "uts", "cgroup") if getattr(self, flag)]
         return "unshare " + "+".join(flags)
@@ -265,6 +281,20 @@ class Bubblewrap(Transport):
         if self.network:
             command.append("--share-net")
         return [*command, *self.options, "--", *argv]
+
+    @property
+    def namespaces(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset({"cgroup", "ipc", "uts"} | (set() if self.network else {"net"}))
+
+    def confined(self, confinement: Confinement) -> Transport:
+        devices = [word for path in map(str, confinement.devices) for word in ("--dev-bind", path, path)]
+        return replace(
+            self,
+            write=(*self.write, *map(str, confinement.write or ())),
+            network=self.network or confinement.network,
+            # Without it root cannot appear as itself in the call's own user namespace; the call gives it away.
+            options=(*self.options, *devices, "--cap-add", "CAP_SETFCAP"),
+        )
 
     @property
     def name(self) -> str:
@@ -371,11 +401,26 @@ def guard_of(chain: Sequence[Transport]) -> str:
     ``""`` where it has its starter's rights, ``"pid namespace"`` where its processes end with its supervisor anyhow, and
     ``"signals"`` where its signals must be kept from it.
     """
-    last_host = max((place for place, hop in enumerate(chain) if hop.elsewhere), default=-1)
-    hops = chain[last_host + 1 :]
+    hops = chain[_last_host(chain) :]
     if any(hop.own_pids for hop in hops):
         return "pid namespace"
     return "signals" if any(hop.confines for hop in hops) else ""
+
+
+def confined(chain: Sequence[Transport], confinement: Confinement) -> tuple[Transport, ...]:
+    """The chain, with hops on the last host that do what they can of a confinement."""
+    start = _last_host(chain)
+    return (*chain[:start], *(hop.confined(confinement) for hop in chain[start:]))
+
+
+def namespaces_of(chain: Sequence[Transport]) -> frozenset[str]:
+    """The namespaces that are made by the hops on the host where the call runs."""
+    return frozenset(name for hop in chain[_last_host(chain) :] for name in hop.namespaces)
+
+
+def _last_host(chain: Sequence[Transport]) -> int:
+    """Where the hops begin that are on the host where the call runs."""
+    return max((place + 1 for place, hop in enumerate(chain) if hop.elsewhere), default=0)
 
 
 def lane_of(chain: Iterable[Transport]) -> str:

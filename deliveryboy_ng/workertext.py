@@ -21,6 +21,7 @@ MODULES = (
     "system",
     "limits",
     "evidence",
+    "landlock",
     "confine",
     "watch",
     "standin",
@@ -31,8 +32,9 @@ MODULES = (
     "call",
     "supervisor",
 )
-# Sent besides where it is needed.
+# Sent besides, to a call whose answer is to be data, and to one that is confined.
 FOR_DATA = ("codec",)
+FOR_CONFINED = ("view", "seccomp")
 _LINE = 960
 
 
@@ -50,9 +52,9 @@ def command_line(executable: str, nonce: str) -> list[str]:
 
 
 @functools.cache
-def _worker(same_version: bool, data: bool) -> bytes:
+def _worker(same_version: bool, extras: tuple[str, ...]) -> bytes:
     parts: dict[str, bytes | str] = {}
-    for name in (*MODULES, *FOR_DATA) if data else MODULES:
+    for name in (*MODULES, *extras):
         loader = _loader(name)
         # The one without a name is executed at once, the others are imported when they are first needed.
         key = "" if name == "boot" else loader.name
@@ -64,17 +66,17 @@ def _worker(same_version: bool, data: bool) -> bytes:
 
 
 @functools.cache
-def _as_text(same_version: bool, data: bool) -> bytes:
-    text = binascii.b2a_base64(_worker(same_version, data), newline=False)
+def _as_text(same_version: bool, extras: tuple[str, ...]) -> bytes:
+    text = binascii.b2a_base64(_worker(same_version, extras), newline=False)
     return b"".join(text[start : start + _LINE] + b"\n" for start in range(0, len(text), _LINE))
 
 
-def worker_lines(nonce: bytes, magic: bytes, lane: str, data: bool) -> Iterator[bytes]:
+def worker_lines(nonce: bytes, magic: bytes, lane: str, extras: tuple[str, ...]) -> Iterator[bytes]:
     """The worker for an interpreter with this magic number: as code for our own version, as source for any other.
 
-    :param data: whether it shall be able to answer in data
+    :param extras: modules that not every call needs
     """
-    kind = (magic == importlib.util.MAGIC_NUMBER, data)
+    kind = (magic == importlib.util.MAGIC_NUMBER, extras)
     encoding, worker = ("raw", _worker(*kind)) if lane == "binary" else ("base64", _as_text(*kind))
     yield b"".join((frames.mark(nonce, frames.TO_FAR), f"worker {encoding} {len(worker)} {lane}\n".encode(), worker))
 

@@ -52,7 +52,13 @@ def test_worker_is_python_3_8(path: Path) -> None:
 
 
 def test_worker_is_sent_whole() -> None:
-    assert {path.stem for path in WORKER} == {*workertext.MODULES, *workertext.FOR_DATA, "__init__", "assembler"}
+    assert {path.stem for path in WORKER} == {
+        *workertext.MODULES,
+        *workertext.FOR_DATA,
+        *workertext.FOR_CONFINED,
+        "__init__",
+        "assembler",
+    }
     assert (PACKAGE / "worker" / "__init__.py").read_text() == ""
 
 

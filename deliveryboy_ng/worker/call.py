@@ -146,10 +146,10 @@ def _run(setup: "dict[str, Any]", box: "list[bytes]", pipes: Pipes, parent: int)
     spare = [bytearray(_SPARE)] if setup["limits"] else []
     try:
         limit = _limiter(setup, sum(map(len, box)) if setup["guard"] else 0)
-        _prepare(setup)
+        held = _prepare(setup)
         if setup["guard"]:
             # Nothing of the caller's is unpacked or imported before this.
-            _tell(_guard(setup["guard"]) + limit())
+            _tell(held + limit())
         function, args, kwargs = _unpack(box)
         if not setup["guard"]:
             # The import of what was shipped is not the function's doing; a small limit shall not break it.
@@ -224,8 +224,13 @@ def _magic() -> bytes:
     return bytes(_frozen_importlib_external.MAGIC_NUMBER)
 
 
-def _prepare(setup: "dict[str, Any]") -> None:
+def _prepare(setup: "dict[str, Any]") -> "list[str]":
+    """Make the process what the caller asked for, but for its limits; tells what it is held to."""
     posix.umask(setup["umask"])
+    confinement = setup["confinement"]
+    held: "list[str]" = []
+    if confinement is not None and confinement["env"] is not None:
+        held = _clear_environment(confinement)
     _set_environment(setup["env"])
     if setup["limits"]:
         from . import limits
@@ -239,14 +244,17 @@ def _prepare(setup: "dict[str, Any]") -> None:
                 _locale.setlocale(_locale.LC_ALL, setup["locale"])
         except ValueError:
             pass  # another system may not have it; the variables are set all the same
+    _prepare_imports(setup)
+    if setup["guard"]:
+        held += _hold(setup["guard"], confinement)
     cwd = setup["cwd"]
     if cwd is not None:
         try:
             posix.chdir(cwd)
         except OSError as error:
             raise Refusal("cwd=%r cannot be entered on the far side: %s" % (cwd, error.strerror)) from None
-    _prepare_imports(setup)
     _prepare_streams()
+    return held
 
 
 def _set_environment(env: "dict[str, str | None]") -> None:
@@ -369,20 +377,25 @@ def _tell(applied: "list[str]") -> None:
         _send(b"A", "\n".join(applied).encode())
 
 
-def _guard(kind: str) -> "list[str]":
+def _hold(kind: str, confinement: "dict[str, Any] | None") -> "list[str]":
     from . import confine
 
     try:
-        confine.keep_signals_inside()
+        return confine.guard(kind) if confinement is None else confine.Confinement(confinement, kind).apply()
     except confine.Unavailable as error:
-        if kind == "pid namespace":
-            # Whatever the call does to its supervisor there, nothing of it outlives that.
-            return []
-        raise Refusal(
-            "a call with fewer rights than its caller must not be able to kill its supervisor: %s; put Unshare(pid=True) behind "
-            "the transport, which does it by a pid namespace" % error
-        ) from None
-    return ["signals stay inside"]
+        raise Refusal(str(error)) from None
+
+
+def _clear_environment(confinement: "dict[str, Any]") -> "list[str]":
+    from . import confine
+
+    try:
+        confine.clear_environment(confinement["env"])
+    except OSError as error:
+        if not confinement["best_effort"]:
+            raise Refusal("env: the environment cannot be cleared there: %s" % error) from None
+        return []
+    return ["environment cleared"]
 
 
 def _exit_code(error: SystemExit) -> int:

@@ -1,44 +1,285 @@
-"""Keeps a call from harming those that look after it.
+"""Confines a call: keeps it from harming those that look after it, and to what its caller lets it have.
 
-Contract: far side, standard library only, Python 3.8+.  Runs in the call process, while it has one thread.
+Contract: far side, standard library only, Python 3.8+.  Runs in the call process while it has one thread and nothing of the
+caller's in it: what is confined later leaves out the threads that are there already.  Nothing here can be undone by the call.
 """
 
+import posix
 import sys
 
-from . import system
+from . import landlock, system
 
-PR_SET_NO_NEW_PRIVS = 38
-# landlock(7); the numbers are the same on every architecture.
-_CREATE_RULESET, _RESTRICT_SELF = 444, 446
-_VERSION = 1
-_SCOPE_SIGNAL = 1 << 1
-_FIRST_WITH_SCOPES = 6
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
+_PR_SET_SECUREBITS = 28
+# No set-uid root, no fix-up of capabilities by setuid(2), no ambient ones raised any more; all of it locked.
+_SECUREBITS = 0xEF
+_PR_CAP_AMBIENT, _RAISE, _CLEAR_ALL = 47, 2, 4
+_CAPABILITY_VERSION = 0x20080522
+_SETPCAP = 8
+# By number, as in linux/capability.h.
+CAPABILITIES = (
+    *("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap", "linux_immutable"),
+    *("net_bind_service", "net_broadcast", "net_admin", "net_raw", "ipc_lock", "ipc_owner", "sys_module", "sys_rawio"),
+    *("sys_chroot", "sys_ptrace", "sys_pacct", "sys_admin", "sys_boot", "sys_nice", "sys_resource", "sys_time"),
+    *("sys_tty_config", "mknod", "lease", "audit_write", "audit_control", "setfcap", "mac_override", "mac_admin", "syslog"),
+    *("wake_alarm", "block_suspend", "audit_read", "perfmon", "bpf", "checkpoint_restore"),
+)
+_SIGNALS = "signals stay inside"
 
 
 class Unavailable(Exception):
     """This system does not offer it."""
 
 
-def keep_signals_inside() -> None:
-    """From here on this process and all below it can signal nobody else: not the supervisor, nor the user's other processes.
+def guard(kind: str) -> "list[str]":
+    """Keep a call of fewer rights than its caller from its supervisor; tells what is enforced.
 
-    Without CAP_SYS_ADMIN that also means that set-uid programs gain no rights any more.
-
+    :param kind: ``signals``, or ``pid namespace`` where its processes end with its supervisor anyhow
     :raises Unavailable: before Linux 6.12, or where Landlock is not switched on
     """
-    if not sys.platform.startswith("linux"):
-        raise Unavailable("that system has no Landlock")
-    version = system.syscall(_CREATE_RULESET, None, 0, _VERSION)
-    if version < _FIRST_WITH_SCOPES:
-        raise Unavailable("Landlock there has version %d, and signals can be scoped from 6 on (Linux 6.12)" % max(0, version))
-    # struct landlock_ruleset_attr: handled_access_fs, handled_access_net, scoped
-    ruleset = system.syscall(_CREATE_RULESET, bytes(16) + _SCOPE_SIGNAL.to_bytes(8, sys.byteorder), 24, 0)
-    if ruleset < 0:
-        raise Unavailable("Landlock refuses a ruleset")
-    if system.syscall(_RESTRICT_SELF, ruleset, 0) != 0:
-        system.prctl(PR_SET_NO_NEW_PRIVS, 1)
-        if system.syscall(_RESTRICT_SELF, ruleset, 0) != 0:
-            raise Unavailable("Landlock refuses to restrict the call")
-    import posix
+    reason = _no_scopes()
+    if reason:
+        if kind == "pid namespace":
+            # Whatever the call does to its supervisor there, nothing of it outlives that.
+            return []
+        raise Unavailable(reason)
+    try:
+        landlock.restrict(None, True, True)
+    except OSError:
+        # Without CAP_SYS_ADMIN it takes that set-uid programs gain no rights any more.
+        system.prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        landlock.restrict(None, True, True)
+    return [_SIGNALS]
 
-    posix.close(ruleset)
+
+def _no_scopes() -> str:
+    """Why signals cannot be kept inside, or an empty string."""
+    version = landlock.version()
+    if version >= landlock.FIRST_WITH_SCOPES:
+        return ""
+    return (
+        "a call with fewer rights than its caller must not be able to kill its supervisor, and Landlock there has version %d, while "
+        "signals can be kept inside from %d on (Linux 6.12); put Unshare(pid=True) or Bubblewrap() behind the transport, which "
+        "do it by a pid namespace" % (version, landlock.FIRST_WITH_SCOPES)
+    )
+
+
+class Confinement:
+    """Applies one confinement, given as the dict that ``deliveryboy_ng.Confinement`` makes of itself."""
+
+    def __init__(self, wanted: "dict[str, Any]", kind: str) -> None:
+        self.wanted = wanted
+        self.kind = kind
+        self.applied: "list[str]" = []
+        self._missing: "list[str]" = []
+        self._places: "list[tuple[str, bool]] | None" = None
+        self._entered = False
+
+    def apply(self) -> "list[str]":
+        """Confine this process; tells what is enforced.
+
+        :raises Unavailable: if any of it cannot be, unless the confinement is content with what can
+        """
+        wanted = self.wanted
+        before = _cwd()
+        if self._has_files() or wanted["namespaces"]:
+            self._try("read, write, tmp and namespaces", self._make_namespaces)
+            self._settle(before)
+        if not wanted["new_privileges"]:
+            self._try("new_privileges", self._refuse_privileges)
+        self._try("read, write and signals", self._restrict)
+        self._try("capabilities", self._drop_capabilities)
+        if wanted["syscalls"] or not wanted["network"]:
+            self._try("network and syscalls", self._filter)
+        if self._missing and not wanted["best_effort"]:
+            raise Unavailable("; ".join(self._missing))
+        return self.applied
+
+    def _try(self, what: str, step: "Callable[[], list[str]]") -> None:
+        try:
+            self.applied += step()
+        except (OSError, ValueError, Unavailable) as error:
+            self._missing.append("%s: %s" % (what, error))
+
+    def _has_files(self) -> bool:
+        wanted = self.wanted
+        return bool(wanted["read"] is not None or wanted["write"] is not None or wanted["tmp"])
+
+    # --- files ----------------------------------------------------------------------------------------------------
+
+    def _make_namespaces(self) -> "list[str]":
+        from . import view
+
+        wanted = self.wanted
+        shown = view.View() if self._has_files() else None
+        if shown is not None:
+            self._gather(shown)
+            self._places = shown.places(entered=False)
+        try:
+            names = view.enter_namespaces(wanted["namespaces"], bool(wanted["capabilities"]))
+            if shown is not None:
+                shown.enter(wanted["tmp"])
+                self._places = shown.places(entered=True)
+                self._entered = True
+        except OSError as error:
+            raise Unavailable(
+                "new namespaces are not permitted there (%s: %s); permit user namespaces, or put Bubblewrap() into the chain"
+                % (error.filename or error.args[-1], error.strerror)
+            ) from None
+        lines = ["namespaces=%s" % ",".join(names)]
+        if shown is not None:
+            lines += ["%s=%s" % (name, wanted[name]) for name in ("read", "write", "devices") if wanted[name]]
+            lines += ["read only"] if wanted["write"] is not None else []
+            lines += ["tmp=%d" % wanted["tmp"]] if wanted["tmp"] else []
+        return lines
+
+    def _gather(self, shown: "Any") -> None:
+        from . import view
+
+        wanted = self.wanted
+        if wanted["write"] is None:
+            shown.show("/", "write")
+        elif wanted["read"] is None:
+            shown.show("/", "read")
+        else:
+            for path in (*view.SYSTEM, *_installed()):
+                shown.show(path, "read")
+        if wanted["tmp"]:
+            for path in view.TEMPORARY:
+                shown.show(path, "tmp")
+            for path in _installed():
+                shown.show(path, "read")
+        for name, mode in (("read", "read"), ("write", "write"), ("devices", "dev")):
+            for path in wanted[name] or ():
+                if not shown.show(path, mode):
+                    raise Unavailable("%s=%r does not exist on the far side" % (name, path))
+
+    def _settle(self, before: str) -> None:
+        """Where the call finds itself, and what is said of it in the environment."""
+        home = "/tmp" if self.wanted["tmp"] else "/"
+        for path in (before, home):
+            try:
+                posix.chdir(path)
+                break
+            except OSError:
+                pass
+        # Where nothing of a home is left but a path, programs look for another place to write to.
+        usable = posix.X_OK | (posix.R_OK if self.wanted["read"] is None else posix.W_OK)
+        for name in (b"HOME", b"TMPDIR"):
+            if name in posix.environ and not posix.access(posix.environ[name], usable):
+                posix.environ[name] = home.encode()
+                posix.putenv(name, home.encode())
+
+    # --- rights ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _refuse_privileges() -> "list[str]":
+        system.libc("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        return ["no new privileges"]
+
+    def _restrict(self) -> "list[str]":
+        reason = _no_scopes()
+        if landlock.version():
+            landlock.restrict(self._places, bool(self.wanted["network"]), True)
+            if self._places is not None and not self._entered:
+                self.applied.append("files by Landlock alone")
+        if reason and self.kind != "pid namespace":
+            raise Unavailable(reason)
+        return [] if reason else [_SIGNALS]
+
+    def _drop_capabilities(self) -> "list[str]":
+        kept = [CAPABILITIES.index(name) for name in self.wanted["capabilities"]]
+        number = 0
+        while True:
+            try:
+                if system.libc("prctl", _PR_CAPBSET_READ, number, 0, 0, 0) and number not in kept:
+                    system.prctl(_PR_CAPBSET_DROP, number)
+            except OSError:
+                break
+            number += 1
+        mask = sum(1 << number for number in kept)
+        if kept:
+            _set_capabilities(mask | 1 << _SETPCAP, mask)
+            for number in kept:
+                system.libc("prctl", _PR_CAP_AMBIENT, _RAISE, number, 0, 0)
+        else:
+            system.libc("prctl", _PR_CAP_AMBIENT, _CLEAR_ALL, 0, 0, 0)
+        system.prctl(_PR_SET_SECUREBITS, _SECUREBITS)
+        _set_capabilities(mask, mask)
+        return ["capabilities=%s" % (",".join(self.wanted["capabilities"]) or "none")]
+
+    def _filter(self) -> "list[str]":
+        from . import seccomp
+
+        wanted = self.wanted
+        seccomp.install(wanted["syscalls"], wanted["network"])
+        return [*([] if wanted["network"] else ["no network"]), "syscalls: %d refused" % len(wanted["syscalls"])]
+
+
+def _set_capabilities(permitted: int, inheritable: int) -> None:
+    header = _CAPABILITY_VERSION.to_bytes(4, sys.byteorder) + bytes(4)
+    data = b""
+    for shift in (0, 32):
+        for mask in (permitted, permitted, inheritable):
+            data += (mask >> shift & 0xFFFFFFFF).to_bytes(4, sys.byteorder)
+    system.libc("capset", header, data)
+
+
+def _cwd() -> str:
+    try:
+        return posix.getcwd()
+    except OSError:
+        return "/"
+
+
+def _installed() -> "list[str]":
+    """Where this interpreter and what is installed for it lie; not the caller's own folders, whose modules travel."""
+    places = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, str(sys.executable).rpartition("/")[0]}
+    for entry in sys.path:
+        if entry.startswith("/") and (entry.endswith(".zip") or _holds_distributions(entry)):
+            places.add(entry)
+    return sorted(place for place in places if place not in ("", "/"))
+
+
+def _holds_distributions(folder: str) -> bool:
+    if "/site-packages" in folder or "/dist-packages" in folder:
+        return True
+    try:
+        return any(name.endswith(".dist-info") for name in posix.listdir(folder))
+    except OSError:
+        return False
+
+
+def clear_environment(names: "list[str]") -> None:
+    """Forget all variables but these (a trailing * stands for any end), in this process's memory and its /proc/self/environ too.
+
+    :raises OSError: if its memory cannot be reached
+    """
+    prefixes = tuple(name[:-1].encode() for name in names if name.endswith("*"))
+    kept = {
+        bytes(bytearray(name)): bytes(bytearray(value))
+        for name, value in posix.environ.items()
+        if name.decode("utf-8", "replace") in names or (prefixes and name.startswith(prefixes))
+    }
+    words = system.read("/proc/self/stat").rpartition(b")")[2].split()
+    start, end = int(words[47]), int(words[48])
+    memory = posix.open("/proc/self/mem", posix.O_WRONLY | posix.O_CLOEXEC)
+    try:
+        for name in list(posix.environ):
+            value = posix.environ.pop(name)
+            posix.unsetenv(name)
+            # Python's own copies; those of one byte and less are used by all.
+            for text in (name, value):
+                if len(text) > 1 and text not in kept:
+                    posix.pwrite(memory, bytes(len(text)), id(text) + bytes.__basicsize__ - 1)
+        posix.pwrite(memory, bytes(end - start), start)
+    finally:
+        posix.close(memory)
+    for name, value in kept.items():
+        posix.environ[name] = value
+        posix.putenv(name, value)

@@ -221,6 +221,8 @@ class Supervisor:
             # What is needed behind the fork is imported before it: that costs a quarter, without pages to be copied.
             if call.setup["guard"]:
                 from . import confine  # noqa: F401
+            if call.setup["confinement"] is not None:
+                from . import seccomp, view  # noqa: F401
             if call.setup["accepts"] is not None:
                 from . import codec  # noqa: F401
             if call.setup["limits"]:

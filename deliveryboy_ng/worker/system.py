@@ -20,6 +20,7 @@ LONGEST_POLL = 2000000000  # milliseconds; poll(2) takes a C int
 PAGE = posix.sysconf("SC_PAGESIZE")
 
 _functions: "dict[str, int]" = {}
+_checked: "dict[str, Any]" = {}
 
 
 def _call(name: str, *args: "int | bytes | None") -> int:
@@ -45,6 +46,33 @@ def prctl(option: int, value: int) -> bool:
 def syscall(number: int, *args: "int | bytes | None") -> int:
     """syscall(2): its result, -1 if it failed."""
     return _call("syscall", number, *args)
+
+
+def libc(name: str, *args: "int | bytes | None") -> int:
+    """Call a function of the C library whose arguments are longs and pointers and whose result is an int, -1 for a failure.
+
+    :raises OSError: with the function's error and name
+    """
+    if "function" not in _checked:
+        import _ctypes
+
+        class Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
+            _type_ = "l"
+
+        class Int(_ctypes._SimpleCData):  # type: ignore[type-arg]
+            _type_ = "i"
+
+        class Function(_ctypes.CFuncPtr):
+            _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+            _restype_ = Int
+
+        _checked.update(function=Function, long=Long, ctypes=_ctypes, library=_ctypes.dlopen(None, 0))  # type: ignore[arg-type]
+    function = _checked["function"](_checked["ctypes"].dlsym(_checked["library"], name))
+    result = int(function(*[_checked["long"](arg) if isinstance(arg, int) else arg for arg in args]))
+    if result == -1:
+        error = _checked["ctypes"].get_errno()
+        raise OSError(error, posix.strerror(error), name)
+    return result
 
 
 def trim_heap() -> None:

@@ -1,0 +1,220 @@
+"""What a call may do to the machine that it runs on."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .exceptions import DeliveryOptionError
+from .limits import Limits, parse_size
+from .worker import seccomp
+from .worker.confine import CAPABILITIES
+from .worker.view import NAMESPACES
+
+__all__ = ["Confinement"]
+
+Paths = Iterable[str | os.PathLike[str]]
+_ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LANGUAGE",
+    "LC_*",
+    "TZ",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confinement:
+    """What one call, with all processes that it starts, may see, write and reach.
+
+    It is applied to the call's process before anything of the caller's is unpacked there, and cannot be undone.  As it is made by
+    default the call reads what its user may, writes only to a private /tmp, and has no network; :meth:`strict` is for code
+    that nobody has read.
+
+    :param network: whether it may have sockets, other than pairs of them; if not, neither TCP nor UDP, unix or netlink sockets
+        can be made
+    :param read: None, or paths that it may read besides the system's programs and libraries and what is installed for the
+        interpreter; all else does not exist for it
+    :param write: paths that it may write; None leaves that to the user's rights
+    :param tmp: bytes (or text such as ``"64M"``) of private folders in the place of /tmp, /var/tmp and /dev/shm, all
+        together, which end with the call; False or 0 leaves these as they are
+    :param devices: devices that it may use besides null, zero, full, random and urandom
+    :param new_privileges: whether programs may gain rights when they are started (set-uid ones); that contradicts all of the
+        above and the next three, from which such programs would be free
+    :param capabilities: names of capabilities(7) to keep, such as ``"net_raw"``, where the call has them
+    :param namespaces: what else it shall have of its own: ``"cgroup"``, ``"ipc"``, ``"net"``, ``"uts"``.  For a pid namespace put
+        ``Unshare(pid=True)`` or ``Bubblewrap()`` into the chain
+    :param syscalls: system calls to refuse with EPERM.  Unless it is empty these are refused too: new namespaces, injecting
+        terminal input, setting the limits and priorities of other processes
+    :param env: names of the environment variables that stay (a * at the end stands for anything); None keeps all.  What
+        the option ``env`` sets is set all the same
+    :param cwd: working directory, unless the option ``cwd`` names another; by default the present one if it can be seen, else the
+        private /tmp
+    :param limits: limits, where ``Options.limits`` sets none
+    :param timeout: seconds, where the option ``timeout`` is not given
+    :param best_effort: hold what can be held on the far side, instead of refusing the call if something cannot;
+        ``receipt.applied`` tells what is held
+    :raises DeliveryOptionError: if a value is nonsense
+    """
+
+    network: bool = False
+    read: Paths | None = None
+    write: Paths | None = ()
+    tmp: int | str | bool = "64M"
+    devices: Paths = ()
+    new_privileges: bool = False
+    capabilities: Iterable[str] = ()
+    namespaces: Iterable[str] = ("ipc",)
+    syscalls: Iterable[str] = tuple(seccomp.NUMBERS)
+    env: Iterable[str] | None = None
+    cwd: str | os.PathLike[str] | None = None
+    limits: Limits = Limits()
+    timeout: float | None = None
+    best_effort: bool = False
+
+    def __new__(cls, *args: object, **values: object) -> Confinement:
+        for name in values:
+            if name not in cls.__dataclass_fields__:
+                near = difflib.get_close_matches(name, cls.__dataclass_fields__, 1)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(cls.__dataclass_fields__)}"
+                raise DeliveryOptionError(f"Confinement has no {name}; {hint}")
+        return super().__new__(cls)
+
+    @classmethod
+    def strict(cls, **changes: Any) -> Confinement:
+        """For code that nobody has read: only the system to read, only a private /tmp to write, namespaces of its own, a cleared
+        environment, a minute of time, and limits of memory, processes, files and file sizes.
+
+        :param changes: whatever shall be different
+        """
+        limits = Limits(memory="512M", cpu=60, processes=64, file_size="64M", open_files=256, core=0)
+        preset: dict[str, Any] = {
+            "read": (),
+            "namespaces": ("cgroup", "ipc", "net", "uts"),
+            "env": _ENVIRONMENT,
+            "limits": limits,
+            "timeout": 60.0,
+        }
+        if changes.get("network"):
+            preset["namespaces"] = ("cgroup", "ipc", "uts")
+        return cls(**{**preset, **changes})
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        for name in ("network", "new_privileges", "best_effort"):
+            if not isinstance(getattr(self, name), bool):
+                raise DeliveryOptionError(f"Confinement: {name} must be true or false, not {getattr(self, name)!r}")
+        for name in ("read", "write", "devices"):
+            value = getattr(self, name)
+            if value is not None or name == "devices":
+                put(self, name, _paths(name, value))
+        for path in self.devices:
+            if not str(path).startswith("/dev/"):
+                raise DeliveryOptionError(f"Confinement: devices must lie in /dev, not {path!r}")
+        put(self, "tmp", _size(self.tmp))
+        put(self, "capabilities", _names("capabilities", self.capabilities, CAPABILITIES))
+        put(self, "namespaces", _names("namespaces", self.namespaces, tuple(NAMESPACES)))
+        put(self, "syscalls", _names("syscalls", self.syscalls, tuple(seccomp.NUMBERS)))
+        if self.env is not None:
+            put(self, "env", _variables(self.env))
+        if self.cwd is not None:
+            put(self, "cwd", _path("cwd", self.cwd))
+        if not isinstance(self.limits, Limits):
+            raise DeliveryOptionError(f"Confinement: limits must be Limits(...), not {self.limits!r}")
+        if self.timeout is not None and (isinstance(self.timeout, bool) or not isinstance(self.timeout, (int, float))):
+            raise DeliveryOptionError(f"Confinement: timeout must be a number of seconds, not {self.timeout!r}")
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        if self.read is not None and self.write is None:
+            raise DeliveryOptionError("Confinement: write=None leaves every file writable, and readable; it contradicts read=")
+        if self.network and "net" in self.namespaces:
+            raise DeliveryOptionError('Confinement: a new namespace "net" has no network; it contradicts network=True')
+        needing = [name for name in ("read", "tmp", "devices", "capabilities", "namespaces", "syscalls") if getattr(self, name)]
+        needing += [] if self.network else ["network=False"]
+        needing += [] if self.write is None else ["write"]
+        if self.new_privileges and needing:
+            raise DeliveryOptionError(
+                f"Confinement: new_privileges=True contradicts {', '.join(needing)}: set-uid programs are not held by it"
+            )
+
+    def as_setup(self) -> dict[str, Any]:
+        """What the far side has to know, as plain data."""
+        return {
+            "network": self.network,
+            "read": None if self.read is None else list(self.read),
+            "write": None if self.write is None else list(self.write),
+            "tmp": self.tmp,
+            "devices": list(self.devices),
+            "new_privileges": self.new_privileges,
+            "capabilities": list(self.capabilities),
+            "namespaces": list(self.namespaces),
+            "syscalls": list(self.syscalls),
+            "env": None if self.env is None else list(self.env),
+            "cwd": self.cwd,
+            "best_effort": self.best_effort,
+        }
+
+
+def merged(limits: Limits, others: Limits) -> Limits:
+    """*limits*, and where it sets nothing, *others*."""
+    found = {
+        name: mine if (mine := getattr(limits, name)) is not None else getattr(others, name) for name in Limits.__dataclass_fields__
+    }
+    return Limits(**{**found, "rlimits": {**others.rlimits, **limits.rlimits}})
+
+
+def _paths(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return tuple(_path(name, path) for path in value)
+    raise DeliveryOptionError(f"Confinement: {name} must be a list of paths, not {value!r}")
+
+
+def _path(name: str, value: Any) -> str:
+    try:
+        path = os.fsdecode(value)
+        os.fsencode(path)
+    except (TypeError, UnicodeError):
+        raise DeliveryOptionError(f"Confinement: {name}: {value!r} is no path") from None
+    if not os.path.isabs(path) or "\0" in path:
+        raise DeliveryOptionError(f"Confinement: {name}: {value!r} must be an absolute path, such as {os.path.abspath('x')!r}")
+    return path
+
+
+def _size(value: object) -> int:
+    if isinstance(value, bool):
+        value = "64M" if value else 0
+    return parse_size("Confinement: tmp", value)
+
+
+def _names(name: str, value: object, known: tuple[str, ...]) -> tuple[str, ...]:
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
+        raise DeliveryOptionError(f"Confinement: {name} must be a list of names, not {value!r}")
+    found = tuple(value)
+    for each in found:
+        if each == "pid":
+            raise DeliveryOptionError(
+                "Confinement: a pid namespace begins with its first process; put Unshare(pid=True) or Bubblewrap() into the chain"
+            )
+        if each not in known:
+            near = difflib.get_close_matches(str(each), known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise DeliveryOptionError(f"Confinement: {name}: {each!r} is unknown; {hint}")
+    return tuple(dict.fromkeys(found))
+
+
+def _variables(value: object) -> tuple[str, ...]:
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        names = tuple(value)
+        if all(isinstance(name, str) and name and "=" not in name and "\0" not in name for name in names):
+            return names
+    raise DeliveryOptionError(f"Confinement: env must be names of environment variables, not {value!r}")

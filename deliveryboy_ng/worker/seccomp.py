@@ -1,0 +1,212 @@
+"""Refuses system calls: a filter for seccomp(2), made of the names to refuse.
+
+Contract: far side, standard library only, Python 3.8+.  ``install(...)`` binds the calling thread and all that it starts, for
+ever.  Numbers are those of the kernel's tables for x86-64 and aarch64; calls by any other table (x32, 32-bit programs) are refused
+altogether, since a filter that looks at one table's numbers says nothing of another's.
+"""
+
+import posix
+import sys
+
+from . import system
+
+_PR_SET_SECCOMP, _MODE_FILTER = 22, 2
+_EPERM, _EACCES, _ENOSYS, _EAFNOSUPPORT = 1, 13, 38, 97
+# AUDIT_ARCH_* of linux/audit.h, and the column of NUMBERS.
+_MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+_X32 = 0x40000000
+
+NUMBERS = {
+    "acct": (163, 89),
+    "add_key": (248, 217),
+    "adjtimex": (159, 171),
+    "bpf": (321, 280),
+    "chroot": (161, 51),
+    "clock_adjtime": (305, 266),
+    "clock_settime": (227, 112),
+    "delete_module": (176, 106),
+    "fanotify_init": (300, 262),
+    "fanotify_mark": (301, 263),
+    "finit_module": (313, 273),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fsopen": (430, 430),
+    "fspick": (433, 433),
+    "init_module": (175, 105),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "io_uring_setup": (425, 425),
+    "ioperm": (173, None),
+    "iopl": (172, None),
+    "kcmp": (312, 272),
+    "kexec_file_load": (320, 294),
+    "kexec_load": (246, 104),
+    "keyctl": (250, 219),
+    "lookup_dcookie": (212, 18),
+    "migrate_pages": (256, 238),
+    "modify_ldt": (154, None),
+    "mount": (165, 40),
+    "mount_setattr": (442, 442),
+    "move_mount": (429, 429),
+    "move_pages": (279, 239),
+    "name_to_handle_at": (303, 264),
+    "nfsservctl": (180, 42),
+    "open_by_handle_at": (304, 265),
+    "open_tree": (428, 428),
+    "open_tree_attr": (467, 467),
+    "perf_event_open": (298, 241),
+    "personality": (135, 92),
+    "pidfd_getfd": (438, 438),
+    "pivot_root": (155, 41),
+    "process_madvise": (440, 440),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "ptrace": (101, 117),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "reboot": (169, 142),
+    "request_key": (249, 218),
+    "setdomainname": (171, 162),
+    "sethostname": (170, 161),
+    "setns": (308, 268),
+    "settimeofday": (164, 170),
+    "swapoff": (168, 225),
+    "swapon": (167, 224),
+    "syslog": (103, 116),
+    "umount2": (166, 39),
+    "unshare": (272, 97),
+    "userfaultfd": (323, 282),
+    "uselib": (134, None),
+    "vhangup": (153, 58),
+}
+# Looked at by their arguments.
+_CHECKED = {
+    "clone": (56, 220),
+    "clone3": (435, 435),
+    "ioctl": (16, 29),
+    "ioprio_set": (251, 30),
+    "prlimit64": (302, 261),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "setpriority": (141, 140),
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+}
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+# CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
+_NEW_NAMESPACES = 0x7E020000
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_NUMBER, _ARCHITECTURE = 0, 4
+
+
+def _argument(number: int, high: bool = False) -> int:
+    return 16 + 8 * number + 4 * high
+
+
+def install(refused: "list[str]", network: bool) -> None:
+    """Refuse these system calls by EPERM, and all sockets but pairs unless *network*.
+
+    With anything refused, so are terminal injection, new namespaces, and limits and priorities of other processes.  Sockets
+    of other families than unix, inet, inet6 and netlink are refused in any case.
+
+    :raises OSError: if the kernel does not take it
+    :raises ValueError: on a machine whose system calls are not known here
+    """
+    machine = posix.uname().machine
+    if machine not in _MACHINES or sys.byteorder != "little" or sys.maxsize < 1 << 32:
+        raise ValueError("system calls of %s are not known" % machine)
+    code = b"".join(
+        operation.to_bytes(2, "little") + bytes((if_true, if_false)) + value.to_bytes(4, "little")
+        for operation, if_true, if_false, value in program(machine, refused, network)
+    )
+    # struct sock_fprog: a count and a pointer; a bytes object has its bytes at its end, but for a NUL.
+    address = id(code) + bytes.__basicsize__ - 1
+    system.libc(
+        "prctl", _PR_SET_SECCOMP, _MODE_FILTER, (len(code) // 8).to_bytes(8, "little") + address.to_bytes(8, "little"), 0, 0
+    )
+
+
+def program(machine: str, refused: "list[str]", network: bool) -> "list[tuple[int, int, int, int]]":
+    """The filter as instructions of classic BPF: operation, jump if true, jump if false, value."""
+    architecture, column = _MACHINES[machine]
+    code = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), _refuse(_ENOSYS), (_LOAD, 0, 0, _NUMBER)]
+    if machine == "x86_64":
+        code += [(_AT_LEAST, 0, 1, _X32), _refuse(_ENOSYS)]
+    for name in refused:
+        number = NUMBERS[name][column]
+        if number is not None:
+            code += [(_EQUAL, 0, 1, number), _refuse(_EPERM)]
+    for name, block in _blocks(bool(refused), network).items():
+        number = _CHECKED[name][column]
+        code += [(_EQUAL, 0, len(block), number), *block]
+    return [*code, _allow()]
+
+
+def _blocks(guarding: bool, network: bool) -> "dict[str, list[tuple[int, int, int, int]]]":
+    """For calls that depend on their arguments; each block ends by itself."""
+    blocks = {"socketpair": _only([_AF_UNIX], _EAFNOSUPPORT)}
+    if network:
+        blocks["socket"] = _only([_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK], _EAFNOSUPPORT)
+    else:
+        blocks["socket"] = [_refuse(_EACCES)]
+    if not guarding:
+        return blocks
+    blocks["clone"] = [(_LOAD, 0, 0, _argument(0)), (_ANY_BIT, 0, 1, _NEW_NAMESPACES), _refuse(_EPERM), _allow()]
+    # Its flags are in memory, out of a filter's sight; the C library then takes clone.
+    blocks["clone3"] = [_refuse(_ENOSYS)]
+    blocks["ioctl"] = [
+        (_LOAD, 0, 0, _argument(1)),
+        (_EQUAL, 1, 0, _TIOCSTI),
+        (_EQUAL, 0, 1, _TIOCLINUX),
+        _refuse(_EPERM),
+        _allow(),
+    ]
+    for name in ("sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"):
+        blocks[name] = _only([0], _EPERM)
+    # Reading another's limits takes nothing from it.
+    blocks["prlimit64"] = [
+        (_LOAD, 0, 0, _argument(0)),
+        (_EQUAL, 4, 0, 0),
+        (_LOAD, 0, 0, _argument(2)),
+        (_EQUAL, 0, 3, 0),
+        (_LOAD, 0, 0, _argument(2, True)),
+        (_EQUAL, 0, 1, 0),
+        _allow(),
+        _refuse(_EPERM),
+    ]
+    blocks["setpriority"] = _itself([0, 1])
+    blocks["ioprio_set"] = _itself([1])
+    return blocks
+
+
+def _only(values: "list[int]", error: int) -> "list[tuple[int, int, int, int]]":
+    """The first argument has one of these values, or that error is the answer."""
+    tests = [(_EQUAL, len(values) - place, 0, value) for place, value in enumerate(values)]
+    return [(_LOAD, 0, 0, _argument(0)), *tests, _refuse(error), _allow()]
+
+
+def _itself(kinds: "list[int]") -> "list[tuple[int, int, int, int]]":
+    """The first argument names a process or its group, the second, 0, the caller's own."""
+    tests = [(_EQUAL, len(kinds) - place, 0, value) for place, value in enumerate(kinds)]
+    return [
+        (_LOAD, 0, 0, _argument(0)),
+        *tests,
+        _refuse(_EPERM),
+        (_LOAD, 0, 0, _argument(1)),
+        (_EQUAL, 1, 0, 0),
+        _refuse(_EPERM),
+        _allow(),
+    ]
+
+
+def _refuse(error: int) -> "tuple[int, int, int, int]":
+    return (_RETURN, 0, 0, _ERRNO | error)
+
+
+def _allow() -> "tuple[int, int, int, int]":
+    return (_RETURN, 0, 0, _ALLOW)

@@ -1,0 +1,238 @@
+"""A file system of the call's own: what it may see, and nowhere to write but where it may.
+
+Contract: far side, standard library only, Python 3.8+.  Runs in the call process while that has one thread.  The new root is a
+tmpfs that ends with the last process in it; what is shown is bound into it, so nothing is copied and nothing has to be tidied up.
+"""
+
+import _stat
+import posix
+
+from . import system
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterable
+
+NEW_USER, NEW_MOUNTS = 0x10000000, 0x00020000
+NAMESPACES = {"cgroup": 0x02000000, "ipc": 0x08000000, "net": 0x40000000, "uts": 0x04000000}
+_NOSUID, _NODEV, _BIND, _RECURSIVE, _PRIVATE = 2, 4, 4096, 16384, 1 << 18
+_DETACH = 2
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE = 442, -100, 0x8000
+_RDONLY, _NOSUID_TOO, _NODEV_TOO = 1, 2, 4
+
+# What an ordinary program on Linux reads.
+SYSTEM = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store", "/proc"),
+    *("/sys/devices/system", "/run/current-system"),
+    *("/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ld.so.preload"),
+    *("/etc/nsswitch.conf", "/etc/passwd", "/etc/group", "/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/etc/gai.conf"),
+    *("/etc/services", "/etc/protocols", "/etc/localtime", "/etc/timezone", "/etc/mime.types", "/etc/magic", "/etc/os-release"),
+    *("/etc/fonts", "/etc/terminfo", "/etc/inputrc", "/etc/locale.alias", "/etc/locale.conf", "/etc/debian_version"),
+    *("/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/ca-certificates", "/etc/pki/tls/certs", "/etc/pki/ca-trust"),
+    *("/etc/crypto-policies", "/etc/matplotlibrc", "/etc/OpenCL"),
+)
+# Folders for temporary files; a private one stands in for each that is there.
+TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
+_DEVICES = ("/dev/full", "/dev/null", "/dev/random", "/dev/urandom", "/dev/zero")
+_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
+_MOST_LINKS = 40
+_INODES_PER_MEBIBYTE = 256
+
+
+def enter_namespaces(names: "Iterable[str]", keep_user: bool) -> "list[str]":
+    """Leave the namespaces of mounts, and of *names*, for new ones, and tell all that are new.
+
+    That needs rights which anybody has in a user namespace of his own, where it is permitted; there he stays who he is.
+
+    :param keep_user: stay in the user namespace if that is possible, so that capabilities keep their worth
+    :raises OSError: if it is not permitted
+    """
+    flags = NEW_MOUNTS
+    for name in names:
+        flags |= NAMESPACES[name]
+    user, group = posix.geteuid(), posix.getegid()
+    if user == 0:
+        try:
+            posix.setgroups([])
+        except OSError:
+            pass
+    for with_user in (False, True) if keep_user else (True, False):
+        try:
+            system.libc("unshare", flags | (NEW_USER if with_user else 0))
+        except OSError as error:
+            failure = error
+            continue
+        if with_user:
+            _write("/proc/self/setgroups", "deny")
+            _write("/proc/self/uid_map", "%d %d 1" % (user, user))
+            _write("/proc/self/gid_map", "%d %d 1" % (group, group))
+        return [*(["user"] if with_user else []), "mount", *names]
+    raise failure
+
+
+def _write(path: str, text: str) -> None:
+    fd = posix.open(path, posix.O_WRONLY)
+    try:
+        posix.write(fd, text.encode())
+    finally:
+        posix.close(fd)
+
+
+class View:
+    """What is to be seen, gathered by :meth:`show`, and then made to be all that there is, by :meth:`enter`."""
+
+    def __init__(self) -> None:
+        self._modes = {"/dev": "dev"}
+        self._links: "dict[str, str]" = {}
+        self._devices = list(_DEVICES)
+
+    def places(self, entered: bool) -> "list[tuple[str, bool]]":
+        """``(path, whether something in it may be written)`` of all that is shown, or that would be if it were entered."""
+        if entered:
+            return [("/", False), *((path, mode != "read") for path, mode in self._modes.items() if mode != "read")]
+        devices = [(path, True) for path in self._devices if posix.access(path, posix.F_OK)]
+        return devices + [(path, mode == "write") for path, mode in self._modes.items() if mode in ("read", "write")]
+
+    def show(self, path: str, mode: str) -> bool:
+        """Show *path* under its own name; false if it is not there.
+
+        :param mode: ``read``, ``write``, ``tmp`` for a private folder in its place, or ``dev`` for a device
+        """
+        if mode == "dev":
+            self._devices.append(path)
+            return posix.access(path, posix.F_OK)
+        real = self._follow(path)
+        if not posix.access(real, posix.F_OK):
+            return False
+        if self._modes.get(real, "read") == "read":
+            self._modes[real] = mode
+        return True
+
+    def _follow(self, path: str) -> str:
+        """The path without symbolic links, of which a note is taken: they are made anew."""
+        found = ""
+        names = path.split("/")[::-1]
+        links = 0
+        while names:
+            name = names.pop()
+            if name in ("", "."):
+                continue
+            if name == "..":
+                found = found.rpartition("/")[0]
+                continue
+            step = "%s/%s" % (found, name)
+            try:
+                target = posix.readlink(step)
+            except OSError:
+                found = step
+                continue
+            links += 1
+            if links > _MOST_LINKS:
+                break
+            self._links[step] = target
+            if target.startswith("/"):
+                found = ""
+            names += target.split("/")[::-1]
+        return found or "/"
+
+    def enter(self, size: int) -> None:
+        """Make it the file system of this process and of all that it starts.
+
+        :param size: bytes that private folders may hold together
+        :raises OSError: if the kernel refuses
+        """
+        system.libc("mount", None, b"/", None, _RECURSIVE | _PRIVATE, None)
+        inodes = max(1024, (size >> 20) * _INODES_PER_MEBIBYTE)
+        options = b"size=%d,nr_inodes=%d,mode=755" % (max(size, 1 << 16), inodes)
+        # Any folder will do: it is out of sight for a moment only.
+        system.libc("mount", b"tmpfs", b"/usr", b"tmpfs", _NOSUID | _NODEV, options)
+        posix.chdir("/usr")
+        for name in ("old", "new", "dev", "private"):
+            posix.mkdir(name)
+        _pivot(".", "old")
+        posix.chdir("/")
+        _bind("/new", "/new")
+        self._make_devices()
+        for path in sorted(self._modes):
+            self._put(path)
+        for path, target in self._links.items():
+            if self._surrounding(path) is None:
+                _make("/new", path.rpartition("/")[0], True)
+                posix.symlink(target, "/new" + path)
+        _set_attributes("/new", _RDONLY | _NOSUID_TOO, recursive=False)
+        posix.chdir("/new")
+        _pivot(".", ".")
+        system.libc("umount2", b".", _DETACH)
+        posix.chdir("/")
+
+    def _surrounding(self, path: str) -> "str | None":
+        """How that is shown in which *path* lies."""
+        while path != "/":
+            path = path.rpartition("/")[0] or "/"
+            if path in self._modes:
+                return self._modes[path]
+        return None
+
+    def _put(self, path: str) -> None:
+        mode, source, target = self._modes[path], "/old" + path, "/new" + path
+        around = self._surrounding(path)
+        if mode == around and mode != "tmp":
+            return
+        if mode == "dev":
+            source = "/dev"
+        elif mode == "tmp":
+            source = "/private/" + path.strip("/").replace("/", "-")
+            posix.mkdir(source)
+            posix.chmod(source, 0o1777)
+        if around in (None, "tmp"):
+            _make("/new", path, _is_folder(source))
+        _bind(source, target)
+        _set_attributes(target, {"read": _RDONLY | _NOSUID_TOO, "dev": _RDONLY | _NOSUID_TOO}.get(mode, _NODEV_TOO | _NOSUID_TOO))
+
+    def _make_devices(self) -> None:
+        posix.mkdir("/dev/shm")
+        for path in self._devices:
+            if posix.access("/old" + path, posix.F_OK):
+                _make("/", path, _is_folder("/old" + path))
+                _bind("/old" + path, path)
+        for name, target in _LINKS.items():
+            posix.symlink(target, "/dev/" + name)
+
+
+def _make(root: str, path: str, folder: bool) -> None:
+    """Make a folder, or an empty file, and the folders that it lies in."""
+    names = [name for name in path.split("/") if name]
+    place = root.rstrip("/")
+    for number, name in enumerate(names, 1):
+        place = "%s/%s" % (place, name)
+        try:
+            if number < len(names) or folder:
+                posix.mkdir(place, 0o755)
+            else:
+                posix.close(posix.open(place, posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY))
+        except FileExistsError:
+            pass
+
+
+def _pivot(new: str, old: str) -> None:
+    system.libc("syscall", _PIVOT_ROOT[posix.uname().machine], new.encode(), old.encode())
+
+
+def _bind(source: str, target: str) -> None:
+    """With all that is mounted below it: of mounts made by somebody with more rights, no part can be had alone."""
+    system.libc("mount", _bytes(source), _bytes(target), None, _BIND | _RECURSIVE, None)
+
+
+def _set_attributes(path: str, attributes: int, recursive: bool = True) -> None:
+    setting = attributes.to_bytes(8, "little") + bytes(24)
+    flags = _AT_RECURSIVE if recursive else 0
+    system.libc("syscall", _MOUNT_SETATTR, _AT_FDCWD, _bytes(path), flags, setting, len(setting))
+
+
+def _is_folder(path: str) -> bool:
+    return _stat.S_ISDIR(posix.stat(path).st_mode)
+
+
+def _bytes(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
