@@ -99,13 +99,11 @@ class Confinement:
         limits = Limits(memory="512M", cpu=60, processes=64, file_size="64M", open_files=256, core=0)
         preset: dict[str, Any] = {
             "read": (),
-            "namespaces": ("cgroup", "ipc", "net", "uts"),
+            "namespaces": ("cgroup", "ipc", "uts"),
             "env": _ENVIRONMENT,
             "limits": limits,
             "timeout": 60.0,
         }
-        if changes.get("network"):
-            preset["namespaces"] = ("cgroup", "ipc", "uts")
         return cls(**{**preset, **changes})
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
 _PR_SET_NO_NEW_PRIVS = 38
-_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
+_PR_CAPBSET_DROP = 24
 _PR_SET_SECUREBITS = 28
 # No set-uid root, no fix-up of capabilities by setuid(2), no ambient ones raised any more; all of it locked.
 _SECUREBITS = 0xEF
@@ -63,9 +63,9 @@ def _no_scopes() -> str:
     if version >= landlock.FIRST_WITH_SCOPES:
         return ""
     return (
-        "a call with fewer rights than its caller must not be able to kill its supervisor, and Landlock there has version %d, while "
-        "signals can be kept inside from %d on (Linux 6.12); put Unshare(pid=True) or Bubblewrap() behind the transport, which "
-        "do it by a pid namespace" % (version, landlock.FIRST_WITH_SCOPES)
+        "a call with fewer rights than its caller must not be able to kill its supervisor, and Landlock there has version %d, "
+        "while signals can be kept inside from %d on (Linux 6.12); put Unshare(pid=True) or Bubblewrap() behind the "
+        "transport: they do it by a pid namespace" % (version, landlock.FIRST_WITH_SCOPES)
     )
 
 
@@ -131,6 +131,7 @@ class Confinement:
                 "new namespaces are not permitted there (%s: %s); permit user namespaces, or put Bubblewrap() into the chain"
                 % (error.filename or error.args[-1], error.strerror)
             ) from None
+        system.alone = "user" in names
         lines = ["namespaces=%s" % ",".join(names)]
         if shown is not None:
             lines += ["%s=%s" % (name, wanted[name]) for name in ("read", "write", "devices") if wanted[name]]
@@ -147,11 +148,12 @@ class Confinement:
         elif wanted["read"] is None:
             shown.show("/", "read")
         else:
-            for path in (*view.SYSTEM, *_installed()):
+            for path in view.SYSTEM:
                 shown.show(path, "read")
         if wanted["tmp"]:
             for path in view.TEMPORARY:
                 shown.show(path, "tmp")
+        if wanted["tmp"] or wanted["read"] is not None:
             for path in _installed():
                 shown.show(path, "read")
         for name, mode in (("read", "read"), ("write", "write"), ("devices", "dev")):
@@ -194,14 +196,12 @@ class Confinement:
 
     def _drop_capabilities(self) -> "list[str]":
         kept = [CAPABILITIES.index(name) for name in self.wanted["capabilities"]]
-        number = 0
-        while True:
-            try:
-                if system.libc("prctl", _PR_CAPBSET_READ, number, 0, 0, 0) and number not in kept:
-                    system.prctl(_PR_CAPBSET_DROP, number)
-            except OSError:
-                break
-            number += 1
+        try:
+            for number in range(64):
+                if number not in kept:
+                    system.libc("prctl", _PR_CAPBSET_DROP, number, 0, 0, 0)
+        except OSError:
+            pass  # there are no more, or nothing can be gained anyhow: dropping them takes a capability itself
         mask = sum(1 << number for number in kept)
         if kept:
             _set_capabilities(mask | 1 << _SETPCAP, mask)
@@ -239,18 +239,17 @@ def _cwd() -> str:
 
 def _installed() -> "list[str]":
     """Where this interpreter and what is installed for it lie; not the caller's own folders, whose modules travel."""
-    places = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, str(sys.executable).rpartition("/")[0]}
-    for entry in sys.path:
-        if entry.startswith("/") and (entry.endswith(".zip") or _holds_distributions(entry)):
-            places.add(entry)
-    return sorted(place for place in places if place not in ("", "/"))
+    programs = str(sys.executable).rpartition("/")[0]
+    places = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, programs}.difference(("", "/"))
+    within = tuple(place + "/" for place in places)
+    return sorted(places) + [entry for entry in sys.path if not entry.startswith(within) and _holds_distributions(entry)]
 
 
 def _holds_distributions(folder: str) -> bool:
-    if "/site-packages" in folder or "/dist-packages" in folder:
+    if folder.endswith(("/site-packages", "/dist-packages", ".zip")):
         return True
     try:
-        return any(name.endswith(".dist-info") for name in posix.listdir(folder))
+        return folder.startswith("/") and any(name.endswith(".dist-info") for name in posix.listdir(folder))
     except OSError:
         return False
 
@@ -270,16 +269,15 @@ def clear_environment(names: "list[str]") -> None:
     start, end = int(words[47]), int(words[48])
     memory = posix.open("/proc/self/mem", posix.O_WRONLY | posix.O_CLOEXEC)
     try:
-        for name in list(posix.environ):
-            value = posix.environ.pop(name)
-            posix.unsetenv(name)
-            # Python's own copies; those of one byte and less are used by all.
-            for text in (name, value):
-                if len(text) > 1 and text not in kept:
-                    posix.pwrite(memory, bytes(len(text)), id(text) + bytes.__basicsize__ - 1)
+        for value in posix.environ.values():
+            # Python's own copy; those of one byte and less are shared by all who use them.
+            if len(value) > 1:
+                posix.pwrite(memory, bytes(len(value)), id(value) + bytes.__basicsize__ - 1)
         posix.pwrite(memory, bytes(end - start), start)
     finally:
         posix.close(memory)
+    posix.environ.clear()
+    system.libc("clearenv")
     for name, value in kept.items():
         posix.environ[name] = value
         posix.putenv(name, value)

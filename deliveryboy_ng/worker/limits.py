@@ -36,7 +36,7 @@ held: "dict[str, tuple[str, int]]" = {}
 # For the same: setrlimit, getrlimit, the number, and how far it is raised for the answer's sake.
 _room: "dict[str, Any]" = {}
 _stack = 8 << 20
-most_tasks = 0  # RLIMIT_NPROC, if it is set
+most_tasks = 0  # RLIMIT_NPROC, if it is set and counts others too
 _THREAD_STARTS = ("start_new_thread", "start_joinable_thread")
 
 
@@ -202,10 +202,20 @@ def _limit_processes(number: int) -> None:
     outside = system.read("/proc/self/uid_map").split() == [b"0", b"0", b"4294967295"]
     if outside and posix.getuid() == 0:
         return
+    if system.alone and _kernel() >= (5, 14):
+        # From then on it counts those in the user namespace only; a limit of an outer one counts on its own.
+        most = min(number, _hard_limit("NPROC"))
+        _set_rlimit("processes", "NPROC", most, most)
+        return
     # In a user namespace a few may be out of sight, such as the command that made it; the watch counts exactly.
     global most_tasks
     most = most_tasks = min(tasks_of_this_user() - 1 + number + (0 if outside else 4), _hard_limit("NPROC"))
     _set_rlimit("processes", "NPROC", most, most)
+
+
+def _kernel() -> "tuple[int, ...]":
+    """The kernel's version."""
+    return tuple(int(part) for part in posix.uname().release.partition("-")[0].split(".")[:2] if part.isdigit())
 
 
 def tasks_of_this_user() -> int:

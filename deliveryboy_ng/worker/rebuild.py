@@ -6,6 +6,7 @@ place of cloudpickle's own, so that nothing has to be installed, or imported at 
 
 import io
 import marshal
+import posix
 import sys
 
 TYPE_CHECKING = False
@@ -105,6 +106,10 @@ def make_function(code: "Any", base_globals: "Any", name: "Any", defaults: "Any"
         # What lived in the caller's __main__ lives in this one, so that pickle finds it here by name too.
         main = vars(sys.modules["__main__"])
         main.update(base_globals)
+        file = base_globals.get("__file__")
+        if isinstance(file, str) and not posix.access(file, posix.R_OK):
+            # A child that multiprocessing spawns would run it, fail, and be spawned again for ever.
+            del main["__file__"]
         base_globals = main
     base_globals["__builtins__"] = __builtins__
     return FunctionType(code, base_globals, name, defaults, closure)

@@ -512,6 +512,9 @@ class Supervisor:
             if not call.ending:
                 self._ask_to_end(call, "cpu", _signal.SIGXCPU)
         elif watched.exceeded:
+            if watched.exceeded == "processes":
+                # All at one stroke: who forks meanwhile dies as well.
+                system.kill_quietly(-call.pid, system.SIGKILL)
             # What grows is not asked: it would go on growing.
             self._end_call(call, watched.exceeded)
 

@@ -19,6 +19,7 @@ SIGKILL = 9
 LONGEST_POLL = 2000000000  # milliseconds; poll(2) takes a C int
 PAGE = posix.sysconf("SC_PAGESIZE")
 
+alone = False  # whether this process has its user namespace for itself
 _functions: "dict[str, int]" = {}
 _checked: "dict[str, Any]" = {}
 
@@ -67,8 +68,9 @@ def libc(name: str, *args: "int | bytes | None") -> int:
             _restype_ = Int
 
         _checked.update(function=Function, long=Long, ctypes=_ctypes, library=_ctypes.dlopen(None, 0))  # type: ignore[arg-type]
-    function = _checked["function"](_checked["ctypes"].dlsym(_checked["library"], name))
-    result = int(function(*[_checked["long"](arg) if isinstance(arg, int) else arg for arg in args]))
+    if name not in _checked:
+        _checked[name] = _checked["function"](_checked["ctypes"].dlsym(_checked["library"], name))
+    result = int(_checked[name](*[_checked["long"](arg) if isinstance(arg, int) else arg for arg in args]))
     if result == -1:
         error = _checked["ctypes"].get_errno()
         raise OSError(error, posix.strerror(error), name)
@@ -238,11 +240,11 @@ def children(pid: int, threads: int = 1) -> "list[int]":
     return found
 
 
-def tree(roots: "list[int]") -> "dict[int, Stat]":
-    """These processes and all below them, as far as they live."""
+def tree(roots: "list[int]", most: int = sys.maxsize) -> "dict[int, Stat]":
+    """These processes and all below them, as far as they live; where there are more than *most*, only so many and one."""
     found: "dict[int, Stat]" = {}
     queue = roots[::-1]
-    while queue:
+    while queue and len(found) <= most:
         pid = queue.pop()
         try:
             found[pid] = Stat(pid)

@@ -85,6 +85,7 @@ class View:
     def __init__(self) -> None:
         self._modes = {"/dev": "dev"}
         self._links: "dict[str, str]" = {}
+        self._plain: "set[str]" = set()
         self._devices = list(_DEVICES)
 
     def places(self, entered: bool) -> "list[tuple[str, bool]]":
@@ -122,9 +123,13 @@ class View:
                 found = found.rpartition("/")[0]
                 continue
             step = "%s/%s" % (found, name)
+            if step in self._plain:
+                found = step
+                continue
             try:
                 target = posix.readlink(step)
             except OSError:
+                self._plain.add(step)
                 found = step
                 continue
             links += 1
@@ -154,19 +159,30 @@ class View:
         posix.chdir("/")
         _bind("/new", "/new")
         self._make_devices()
-        for path in sorted(self._modes):
-            self._put(path)
+        needed = [path for path in sorted(self._modes) if self._modes[path] != self._around(path) or self._modes[path] == "tmp"]
+        late = [path for path in needed if self._modes[path] in ("tmp", "write") or self._around(path) in ("tmp", "write")]
+        for path in needed:
+            if self._around(path) is None:
+                _make("/new", path, _is_folder("/old" + path))
+            if path not in late:
+                self._put(path)
         for path, target in self._links.items():
-            if self._surrounding(path) is None:
+            if self._around(path) is None:
                 _make("/new", path.rpartition("/")[0], True)
                 posix.symlink(target, "/new" + path)
-        _set_attributes("/new", _RDONLY | _NOSUID_TOO, recursive=False)
+        # All at one stroke; what comes later may be written, or lies in such a place.
+        _set_attributes("/new", _RDONLY | _NOSUID_TOO)
+        for path in late:
+            if self._around(path) == "tmp":
+                _make("/new", path, _is_folder("/old" + path))
+            self._put(path)
+            _set_attributes("/new" + path, _NOSUID_TOO | (_RDONLY if self._modes[path] == "read" else _NODEV_TOO))
         posix.chdir("/new")
         _pivot(".", ".")
         system.libc("umount2", b".", _DETACH)
         posix.chdir("/")
 
-    def _surrounding(self, path: str) -> "str | None":
+    def _around(self, path: str) -> "str | None":
         """How that is shown in which *path* lies."""
         while path != "/":
             path = path.rpartition("/")[0] or "/"
@@ -175,20 +191,14 @@ class View:
         return None
 
     def _put(self, path: str) -> None:
-        mode, source, target = self._modes[path], "/old" + path, "/new" + path
-        around = self._surrounding(path)
-        if mode == around and mode != "tmp":
-            return
-        if mode == "dev":
+        source = "/old" + path
+        if self._modes[path] == "dev":
             source = "/dev"
-        elif mode == "tmp":
+        elif self._modes[path] == "tmp":
             source = "/private/" + path.strip("/").replace("/", "-")
             posix.mkdir(source)
             posix.chmod(source, 0o1777)
-        if around in (None, "tmp"):
-            _make("/new", path, _is_folder(source))
-        _bind(source, target)
-        _set_attributes(target, {"read": _RDONLY | _NOSUID_TOO, "dev": _RDONLY | _NOSUID_TOO}.get(mode, _NODEV_TOO | _NOSUID_TOO))
+        _bind(source, "/new" + path)
 
     def _make_devices(self) -> None:
         posix.mkdir("/dev/shm")
@@ -224,10 +234,9 @@ def _bind(source: str, target: str) -> None:
     system.libc("mount", _bytes(source), _bytes(target), None, _BIND | _RECURSIVE, None)
 
 
-def _set_attributes(path: str, attributes: int, recursive: bool = True) -> None:
+def _set_attributes(path: str, attributes: int) -> None:
     setting = attributes.to_bytes(8, "little") + bytes(24)
-    flags = _AT_RECURSIVE if recursive else 0
-    system.libc("syscall", _MOUNT_SETATTR, _AT_FDCWD, _bytes(path), flags, setting, len(setting))
+    system.libc("syscall", _MOUNT_SETATTR, _AT_FDCWD, _bytes(path), _AT_RECURSIVE, setting, len(setting))
 
 
 def _is_folder(path: str) -> bool:

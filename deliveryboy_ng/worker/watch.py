@@ -8,6 +8,7 @@ supervisor's clock has something else to do.
 """
 
 import posix
+import sys
 import time
 
 from . import system
@@ -69,9 +70,14 @@ class Watch:
         """
         begun = time.thread_time()
         room = LONGEST if self._limited else min(IDLE, max(LONGEST, (time.monotonic() - self._started) / 10))
-        found = system.tree(roots)
+        # Too many may multiply faster than they can be counted.
+        found = system.tree(roots, sys.maxsize if self.processes is None else self.processes)
         self._add_missed(found)
         tasks = sum(stat.threads for stat in found.values())
+        if self.processes is not None and tasks > self.processes:
+            self.tasks = max(self.tasks, tasks)
+            self._exceed("processes", tasks)
+            return time.monotonic() + SHORTEST
         memfds = {} if self.memory is None else self._memfds.sizes(found)
         held = sum(stat.resident for stat in found.values()) + sum(memfds.values())
         self.tasks = max(self.tasks, tasks)
@@ -94,8 +100,6 @@ class Watch:
     def _check_tasks(self, tasks: int) -> float:
         if self.processes is None:
             return IDLE
-        if tasks > self.processes:
-            self._exceed("processes", tasks)
         return (self.processes - tasks) / _FASTEST_FORKING
 
     def _check_cpu(self, found: "dict[int, system.Stat]", reaped: float) -> float:

@@ -1,0 +1,817 @@
+"""What a confined call may do, and what it may not, as root and as an ordinary user.
+
+PYTEST_DONT_REWRITE: a rewritten assert refers to pytest, which is not installed where these functions go.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import conftest
+import pytest
+from attacks import ATTACKS, Arena, arena, stopped
+
+from deliveryboy_ng import (
+    Bubblewrap,
+    Command,
+    Confinement,
+    DeliveryOptionError,
+    DeliveryPickleError,
+    Limits,
+    ProtectionUnavailable,
+    Sudo,
+    Unshare,
+    Verdict,
+    deliver,
+)
+from deliveryboy_ng.worker import confine, seccomp, view
+
+STRICT = Confinement.strict()
+FREE = Confinement(tmp=False, write=None, network=True, namespaces=(), syscalls=())
+
+
+def need_namespaces() -> None:
+    if not conftest.works("unshare", "--user", "--mount", "true"):
+        conftest.missing("user namespaces are not permitted")
+
+
+def _sudo() -> Any:
+    return conftest.need_sudo()
+
+
+CHAINS: dict[str, Any] = {"local": lambda: None, "bwrap": conftest.need_bwrap, "sudo": _sudo}
+
+
+@pytest.fixture(params=CHAINS)
+def chain(request: pytest.FixtureRequest) -> Any:
+    need_namespaces()
+    return CHAINS[request.param]()
+
+
+def strictly(chain: Any = None, **changes: Any) -> Any:
+    return deliver(transport=chain, confinement=Confinement.strict(**changes), output="capture")
+
+
+# --- attacks --------------------------------------------------------------------------------------------------------
+
+
+def sleep() -> None:
+    time.sleep(600)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Arena]:
+    """Where everybody may read and write, as far as its rights go: what holds is the confinement."""
+    mark = f"DELIVERYBOY_TEST_SECRET_VALUE_{time.monotonic_ns() % 10**8:08}"
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder, pytest.MonkeyPatch.context() as patch:
+        os.chmod(folder, 0o755)
+        patch.setenv("DELIVERYBOY_TEST_SECRET", mark)
+        inner = Path(folder, "caller")
+        inner.mkdir()
+        os.chmod(inner, 0o777)
+        victims = []
+        if conftest.works("sudo", "-n", "-u", "nobody", "true"):
+            victims.append(deliver(transport=conftest.need_sudo(), output="capture")(sleep).submit())
+        with arena(inner, [victim.remote_pid for victim in victims]) as found:
+            yield found
+        for victim in victims:
+            victim.cancel()
+            victim.receipt()
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_nothing_is_got_away_with(chain: Any, attack: str, place: Arena) -> None:
+    receipt = strictly(chain)(ATTACKS[attack]).run(place.target)
+    assert receipt.exception is None, (receipt.exception, receipt.stderr)
+    assert receipt.value == []
+    assert (receipt.verdict, receipt.clean) == (Verdict.RETURNED, True)
+    assert stopped(place.pids) == []
+    assert place.heard == []
+
+
+@pytest.mark.parametrize("attack", ["read_secrets", "read_environment", "reach_network", "reach_memory_of_others"])
+def test_the_attacks_work_where_nothing_holds_them(attack: str, place: Arena) -> None:
+    assert len(deliver(output="capture")(ATTACKS[attack])(place.target)) > 0
+    place.heard.clear()
+
+
+def test_an_ordinary_user_is_held_as_well(tmp_path: Path) -> None:
+    """The same attacks by one whose caller is no root: from a copy of this library, where he can read it."""
+    if os.getuid() != 0:
+        pytest.skip("this is no root: the attacks above were an ordinary user's")
+    need_namespaces()
+    conftest.need_sudo()
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        os.chmod(folder, 0o755)
+        for name in ("deliveryboy_ng", "cloudpickle", "tblib", "psutil"):
+            spec = importlib.util.find_spec(name)
+            assert spec is not None and spec.origin
+            shutil.copytree(os.path.dirname(spec.origin), f"{folder}/{name}")
+        shutil.copy(Path(__file__).with_name("attacks.py"), folder)
+        result = subprocess.run(
+            ["sudo", "-n", "-u", "nobody", "env", f"PYTHONPATH={folder}", conftest.system_python(), f"{folder}/attacks.py"],
+            capture_output=True, text=True, timeout=60, check=False, cwd="/",
+        )  # fmt: skip
+    found = json.loads(result.stdout or json.dumps({"error": result.stderr}))
+    assert found.pop("user") == pwd.getpwnam("nobody").pw_uid
+    assert found == {name: [[], [], [], "RETURNED"] for name in ATTACKS}
+
+
+# --- bombs ----------------------------------------------------------------------------------------------------------
+
+
+def fork_bomb() -> None:
+    while True:
+        os.fork()
+
+
+def memory_bomb() -> None:
+    kept = []
+    while True:
+        kept.append(b"x" * 10_000_000)
+
+
+def thread_bomb() -> None:
+    import threading
+
+    while True:
+        threading.Thread(target=time.sleep, args=(60,)).start()
+
+
+def inode_bomb() -> None:
+    number = 0
+    while True:
+        open(f"/tmp/{number}", "w").close()
+        number += 1
+
+
+def disk_bomb() -> None:
+    number = 0
+    while True:
+        with open(f"/tmp/{number}", "wb") as file:
+            file.write(bytes(1 << 20))
+        number += 1
+
+
+def file_bomb() -> None:
+    with open("/tmp/file", "wb") as file:
+        while True:
+            file.write(bytes(1 << 20))
+
+
+def cpu_bomb() -> None:
+    while True:
+        pass
+
+
+def sleeper() -> None:
+    while True:
+        time.sleep(100)
+
+
+def descriptor_bomb() -> None:
+    kept = []
+    while True:
+        kept.append(os.dup(1))
+
+
+def announce() -> None:
+    os.write(3, b"R" + (10 << 30).to_bytes(8, "big") + bytes(1000))
+    time.sleep(60)
+
+
+def pickle_bomb() -> None:
+    answer = b"cos\nsystem\n(S'touch /tmp/deliveryboy-bomb'\ntR."
+    os.write(3, b"R" + len(answer).to_bytes(8, "big") + answer)
+    os._exit(0)
+
+
+def nesting_bomb() -> None:
+    answer = b"[" * 1_000_000
+    os.write(3, b"R" + len(answer).to_bytes(8, "big") + answer)
+    os._exit(0)
+
+
+def frame_bomb() -> None:
+    for fd in (1, 2, 3):
+        os.write(fd, b"\0\0\0\1\7status=0 ending=none" * 50)
+    os._exit(0)
+
+
+def daemons() -> str:
+    for _ in range(5):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+            for fd in range(4):
+                os.close(fd)
+            time.sleep(600)
+    return "left"
+
+
+BOMBS = {
+    fork_bomb: Verdict.PROCESS_LIMIT,
+    memory_bomb: Verdict.MEMORY_LIMIT,
+    thread_bomb: Verdict.PROCESS_LIMIT,
+    inode_bomb: Verdict.RAISED,
+    disk_bomb: Verdict.RAISED,
+    file_bomb: Verdict.FILE_SIZE_LIMIT,
+    cpu_bomb: Verdict.CPU_LIMIT,
+    sleeper: Verdict.TIMEOUT,
+    descriptor_bomb: Verdict.OPEN_FILES_LIMIT,
+    announce: Verdict.REPLY_LIMIT,
+    pickle_bomb: Verdict.RETURNED,
+    nesting_bomb: Verdict.RETURNED,
+    frame_bomb: Verdict.EXITED,
+    daemons: Verdict.RETURNED,
+}
+SMALL = Limits(memory="128M", cpu=1, processes=16, file_size="4M", open_files=64)
+
+
+@pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.__name__)
+def test_bombs_end_in_their_verdict(chain: Any, bomb: Any) -> None:
+    runner = strictly(chain, limits=SMALL, timeout=2 if bomb is sleeper else 30, tmp="8M")(bomb)
+    receipt = runner.run()
+    assert (receipt.verdict, receipt.clean) == (BOMBS[bomb], True), (receipt.exception, receipt.stderr)
+    if bomb in (inode_bomb, disk_bomb):
+        assert isinstance(receipt.exception, OSError) and receipt.exception.errno == 28
+    if bomb in (pickle_bomb, nesting_bomb):
+        assert isinstance(receipt.exception, DeliveryPickleError)
+    assert not os.path.exists("/tmp/deliveryboy-bomb")
+
+
+# --- ordinary programs ----------------------------------------------------------------------------------------------
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def with_numpy() -> Any:
+    import numpy
+
+    matrix = numpy.arange(10_000.0).reshape(100, 100)
+    return matrix @ matrix
+
+
+def with_sqlite() -> list[tuple[int]]:
+    import sqlite3
+
+    with sqlite3.connect("/tmp/file.db") as connection:
+        connection.execute("create table things (number integer)")
+        connection.executemany("insert into things values (?)", [(1,), (2,)])
+        return connection.execute("select number from things").fetchall()
+
+
+def with_subprocess() -> list[str]:
+    import subprocess
+
+    script = "id -u; echo $HOME; awk 'BEGIN { print 6 * 7 }' | tr 4 5; sort < /etc/passwd | head -1 | wc -l; basename $(mktemp -d /tmp/XX)"
+    return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.split()
+
+
+def with_multiprocessing() -> Any:
+    import multiprocessing
+
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        forked = pool.map(square, range(5))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        return forked, pool.map(abs, [-1, -2])
+
+
+def with_executors() -> list[int]:
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as processes, ThreadPoolExecutor(4) as threads:
+        return [*processes.map(abs, [-1, -2]), *threads.map(abs, [-3])]
+
+
+def with_asyncio() -> Any:
+    import asyncio
+
+    async def main() -> Any:
+        process = await asyncio.create_subprocess_exec("echo", "hello", stdout=asyncio.subprocess.PIPE)
+        output, _ = await process.communicate()
+        return output, await asyncio.gather(asyncio.sleep(0.01, 1), asyncio.to_thread(abs, -2))
+
+    return asyncio.run(main())
+
+
+def with_matplotlib() -> bytes:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pyplot.plot([1, 3, 2])
+    pyplot.savefig("/tmp/figure.png")
+    return Path("/tmp/figure.png").read_bytes()[:4]
+
+
+def with_the_standard_library() -> list[Any]:
+    import getpass
+    import locale
+    import shutil
+    import ssl
+    import tempfile
+    import zoneinfo
+
+    folder = tempfile.mkdtemp()
+    Path(folder, "a").write_text("x")
+    shutil.copy2(f"{folder}/a", f"{folder}/b")
+    names = sorted(os.listdir(folder))
+    shutil.rmtree(folder)
+    ssl.create_default_context()
+    return [names, getpass.getuser(), str(zoneinfo.ZoneInfo("Europe/Berlin")), locale.getpreferredencoding(), os.getcwd()]
+
+
+def test_numpy(chain: Any) -> None:
+    if chain is not None:
+        pytest.skip("what is installed for the tests is installed for this user only")
+    assert strictly()(with_numpy)()[99, 99] > 0
+
+
+def test_matplotlib_writes_a_picture() -> None:
+    need_namespaces()
+    assert strictly()(with_matplotlib)() == b"\x89PNG"
+
+
+def test_sqlite(chain: Any) -> None:
+    assert strictly(chain)(with_sqlite)() == [(1,), (2,)]
+
+
+def test_subprocesses(chain: Any) -> None:
+    uid, home, *rest = strictly(chain)(with_subprocess)()
+    assert uid == str(pwd.getpwnam("nobody").pw_uid if isinstance(chain, Sudo) else os.getuid())
+    assert home == "/tmp" and rest[:2] == ["52", "1"] and len(rest) == 3
+
+
+def test_multiprocessing(chain: Any) -> None:
+    assert strictly(chain)(with_multiprocessing)() == ([0, 1, 4, 9, 16], [1, 2])
+
+
+def test_executors(chain: Any) -> None:
+    assert strictly(chain)(with_executors)() == [1, 2, 3]
+
+
+def test_asyncio(chain: Any) -> None:
+    assert strictly(chain)(with_asyncio)() == (b"hello\n", [1, 2])
+
+
+def test_the_standard_library(chain: Any) -> None:
+    names, user, zone, _, cwd = strictly(chain)(with_the_standard_library)()
+    assert (names, zone, cwd) == (["a", "b"], "Europe/Berlin", "/tmp")
+    assert user == ("nobody" if isinstance(chain, Sudo) else pwd.getpwuid(os.getuid()).pw_name)
+
+
+def test_every_interpreter_can_be_confined(other_python: str, place: Arena) -> None:
+    need_namespaces()
+    for attack in ("signal_others", "read_environment", "read_secrets", "write_outside"):
+        receipt = deliver(confinement=STRICT, executable=other_python)(ATTACKS[attack]).run(place.target)
+        assert (receipt.value, receipt.verdict) == ([], Verdict.RETURNED), receipt.exception
+
+
+# --- what is asked for is what is had -------------------------------------------------------------------------------
+
+
+def status() -> dict[str, str]:
+    """The kernel's own word on this process."""
+    return dict(line.rstrip("\n").split(":\t", 1) for line in open("/proc/self/status") if ":\t" in line)
+
+
+def securebits() -> int:
+    import ctypes
+
+    return ctypes.CDLL(None).prctl(27, 0, 0, 0, 0)
+
+
+def test_the_kernel_says_so_too(chain: Any) -> None:
+    found = strictly(chain)(status)()
+    assert {name: int(found[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == dict.fromkeys(
+        ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), 0
+    )
+    assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
+    assert strictly(chain)(securebits)() == 0xEF
+    assert found["Threads"] == "1"
+
+
+def test_what_is_held_is_told(chain: Any) -> None:
+    applied = strictly(chain)(len).run("x").applied
+    for line in ("read only", "no network", "no new privileges", "capabilities=none", "environment cleared", f"tmp={64 << 20}"):
+        assert line in applied
+    assert {"timeout=60", "cpu=60", "processes=64", f"memory={512 << 20}", "core=0"} <= set(applied)
+    assert any(line.startswith("syscalls: ") for line in applied)
+    made = " ".join(line for line in applied if line.startswith("namespaces"))
+    assert all(name in made for name in ("user", "mount", "cgroup", "ipc", "uts"))
+    assert "signals stay inside" in applied or "pid namespace" in applied
+
+
+def test_a_confined_call_is_not_trusted() -> None:
+    assert not deliver(confinement=FREE)(len).options.trusted
+    assert deliver(confinement=FREE, trust=True)(len).options.trusted
+    assert deliver(confinement=FREE)(len).run("abc").trusted is False
+
+
+def test_options_of_the_call_come_before_those_of_the_confinement() -> None:
+    runner = deliver(confinement=Confinement.strict(cwd="/usr"), limits=Limits(cpu=5), timeout=7, cwd="/tmp")(os.getcwd)
+    receipt = runner.run()
+    assert receipt.value == "/tmp"
+    assert {"timeout=7", "cpu=5", "processes=64"} <= set(receipt.applied)
+    assert runner.with_options(confinement=None).options.limits == Limits(cpu=5)
+    assert deliver(confinement=Confinement.strict(cwd="/usr"))(os.getcwd)() == "/usr"
+
+
+def see(*paths: str) -> list[str]:
+    """What can be done with each path."""
+    found = []
+    for path in paths:
+        can = ""
+        try:
+            os.listdir(path) if os.path.isdir(path) else open(path).close()
+            can += "r"
+        except OSError:
+            pass
+        try:
+            os.close(os.open(f"{path}/new", os.O_CREAT | os.O_WRONLY)) if os.path.isdir(path) else open(path, "r+").close()
+            can += "w"
+        except OSError:
+            pass
+        found.append(can)
+    return found
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[str]:
+    """Three folders outside /tmp, where a private one would hide them, and a link to the third."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("x")
+    (tmp_path / "link").symlink_to("c")
+    return [str(tmp_path / name) for name in ("a", "b", "c", "link")]
+
+
+def test_paths_to_read_and_to_write(folders: list[str]) -> None:
+    need_namespaces()
+    a, b, c, link = folders
+    everything = (a, f"{a}/file", b, c, link, "/etc/passwd", "/usr", "/tmp")
+    far = deliver(confinement=Confinement.strict(read=[a], write=[b, f"{link}/file"]))(see)
+    assert far(*everything, f"{c}/file", f"{link}/file") == ["r", "r", "rw", "r", "r", "r", "r", "rw", "rw", "rw"]
+    assert deliver(confinement=Confinement(write=[b]))(see)(*everything) == ["r", "r", "rw", "r", "r", "r", "r", "rw"]
+    assert sorted(os.listdir(b)) == ["file", "new"] and os.listdir(a) == os.listdir(c) == ["file"]
+    nested = deliver(confinement=Confinement.strict(write=[os.path.dirname(a)], read=[b]))(see)
+    assert nested(a, b, link) == ["rw", "r", "rw"], "the nearest rule counts"
+    assert deliver(confinement=Confinement(tmp=False))(see)(a, b, "/tmp", "/var/tmp") == ["r", "r", "r", "r"]
+    assert deliver(confinement=Confinement(tmp=False, write=None))(see)(a, "/tmp") == ["rw", "rw"]
+
+
+def test_a_bwrap_hop_makes_way_for_what_may_be_written(folders: list[str]) -> None:
+    need_namespaces()
+    outside = tempfile.mkdtemp(dir="/var/tmp")
+    try:
+        os.chmod(outside, 0o777)
+        far = strictly(conftest.need_bwrap(), write=[outside], read=["/opt"])(see)
+        assert far(outside, "/opt", "/srv") == ["rw", "r", ""]
+        assert os.listdir(outside) == ["new"]
+    finally:
+        shutil.rmtree(outside)
+
+
+def test_private_folders_end_with_the_call() -> None:
+    need_namespaces()
+
+    def leave() -> list[str]:
+        for path in ("/tmp", "/var/tmp", "/dev/shm"):
+            Path(path, "deliveryboy-left").write_text("x")
+        return os.listdir("/tmp")
+
+    far = deliver(confinement=STRICT)(leave)
+    assert "deliveryboy-left" in far()
+    assert not any(os.path.exists(f"{path}/deliveryboy-left") for path in ("/tmp", "/var/tmp", "/dev/shm"))
+    mounts = Path("/proc/self/mounts").read_text()
+    far()
+    assert Path("/proc/self/mounts").read_text() == mounts
+
+
+def test_devices() -> None:
+    need_namespaces()
+
+    def devices() -> list[str]:
+        assert os.read(os.open("/dev/zero", os.O_RDONLY), 2) == bytes(2)
+        os.write(os.open("/dev/null", os.O_WRONLY), b"x")
+        return sorted(os.listdir("/dev"))
+
+    plain = ["fd", "full", "null", "random", "shm", "stderr", "stdin", "stdout", "urandom", "zero"]
+    assert deliver(confinement=STRICT)(devices)() == plain
+    assert deliver(confinement=Confinement())(devices)() == plain
+    with_terminals = Confinement.strict(devices=["/dev/ptmx", "/dev/pts"])
+    assert deliver(confinement=with_terminals)(devices)() == sorted([*plain, "ptmx", "pts"])
+
+
+def environment() -> tuple[dict[str, str], dict[str, str], str]:
+    import subprocess
+
+    seen = subprocess.run(["env"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return dict(os.environ), dict(line.split("=", 1) for line in seen), Path("/proc/self/environ").read_text()
+
+
+def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "value")
+    monkeypatch.setenv("KEEP_ONE", "1")
+    monkeypatch.setenv("KEEP_TWO", "two")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    kept, seen, initial = deliver(confinement=Confinement(env=["PATH", "KEEP_*"]), env={"SET": "x"})(environment)()
+    assert set(kept) == {"PATH", "KEEP_ONE", "KEEP_TWO", "SET", "LC_ALL", "LANG"} - (
+        {"LANG"} if "LANG" not in os.environ else set()
+    )
+    assert kept["KEEP_TWO"] == "two" and kept["SET"] == "x" and {**seen, **kept} == {**kept, **seen}
+    assert not initial.strip("\0")
+    assert deliver(confinement=Confinement())(environment)()[0]["SECRET"] == "value"
+
+
+def test_network_allowed() -> None:
+    def families() -> list[int]:
+        import _socket
+
+        found = []
+        for family in range(1, 46):
+            try:
+                _socket.socket(family, 2 if family != 16 else 3, 0).close()
+                found.append(family)
+            except OSError:
+                pass
+        return found
+
+    assert set(deliver(confinement=Confinement(network=True))(families)()) <= {1, 2, 10, 16}
+    assert {1, 2} <= set(deliver(confinement=Confinement(network=True))(families)())
+    assert deliver(confinement=Confinement())(families)() == []
+
+
+def test_capabilities_that_are_kept() -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root has capabilities")
+    need_namespaces()
+    net_bind_service = 1 << confine.CAPABILITIES.index("net_bind_service")
+    far = deliver(confinement=Confinement(network=True, capabilities=["net_bind_service"]))
+
+    def after_exec() -> str:
+        import subprocess
+
+        return subprocess.run(["grep", "Cap", "/proc/self/status"], capture_output=True, text=True, check=True).stdout
+
+    assert {int(line.split()[1], 16) for line in far(after_exec)().splitlines()} == {net_bind_service}
+
+    def bind() -> int:
+        import socket
+
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as low:
+            low.bind(("127.0.0.1", 1023))
+            return server.getsockname()[1] and low.getsockname()[1]
+
+    assert far(bind)() == 1023, "of the machine, not of a namespace of its own"
+
+
+@pytest.mark.parametrize("hop", [Unshare(), Unshare(pid=True, net=True), Unshare(user=False, mount=True)], ids=lambda hop: hop.name)
+def test_namespaces_that_a_hop_makes_are_not_made_twice(hop: Unshare) -> None:
+    conftest.need_unshare()
+    if not hop.user and os.getuid() != 0:
+        pytest.skip("unshare without a user namespace takes root")
+    receipt = strictly(hop, namespaces=["ipc", "uts", "net"])(status).run()
+    assert receipt.ok, receipt.exception
+    assert f"namespaces of the transport={','.join(sorted({'ipc', 'uts', 'net'}))}" in receipt.applied
+    assert "namespaces=user,mount" in receipt.applied
+
+
+def test_over_ssh(shared_ssh: Any, place: Arena) -> None:
+    need_namespaces()
+    for attack in ("read_secrets", "signal_others"):
+        receipt = strictly(shared_ssh)(ATTACKS[attack]).run(place.target)
+        assert (receipt.value, receipt.verdict, receipt.clean) == ([], Verdict.RETURNED, True), receipt.exception
+
+
+def test_left_to_itself(tmp_path: Path) -> None:
+    def write(path: str) -> None:
+        Path(path, "done").write_text(str(os.path.exists("/etc/shadow")))
+
+    deliver(asynchronous=True, confinement=Confinement.strict(write=[tmp_path]))(write)(str(tmp_path))
+    assert conftest.wait_until(lambda: (tmp_path / "done").exists() and (tmp_path / "done").read_text()) == "False"
+
+
+def test_a_confined_call_delivers_no_further_than_it_may() -> None:
+    def inner() -> bool:
+        return os.path.exists("/etc/shadow")
+
+    def outer() -> bool:
+        from deliveryboy_ng import deliver
+
+        return deliver(inner)()
+
+    if not conftest.works(sys.executable, "-c", "import deliveryboy_ng"):
+        pytest.skip("this library is not installed for the interpreter that runs the tests")
+    assert strictly()(outer)() is False
+
+
+# --- what cannot be had ---------------------------------------------------------------------------------------------
+
+NO_NAMESPACES = Command(["unshare", "--map-root-user", "sh", "-c", 'echo 0 > /proc/sys/user/max_user_namespaces; exec setpriv --bounding-set=-all --inh-caps=-all "$@"', "sh"])  # fmt: skip
+
+
+def without(*numbers: int) -> Command:
+    """A transport behind which the kernel is an older one: it does not know these system calls."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from deliveryboy_ng.worker import seccomp, system; import os; "
+        "system.prctl(38, 1); seccomp.NUMBERS = {str(n): (int(n), int(n)) for n in sys.argv[2].split(',')}; seccomp._EPERM = 38; "
+        "seccomp._blocks = lambda *_: {}; seccomp.install(list(seccomp.NUMBERS), True); os.execvp(sys.argv[3], sys.argv[3:])"
+    )
+    root = str(Path(confine.__file__).parents[2])
+    return Command([sys.executable, "-c", code, root, ",".join(map(str, numbers))])
+
+
+def test_without_user_namespaces_nothing_runs() -> None:
+    conftest.need_unshare()
+    if not conftest.works(*NO_NAMESPACES.wrap(["true"])):
+        conftest.missing("setpriv is not installed")
+    with pytest.raises(ProtectionUnavailable, match=r"read, write, tmp and namespaces: .*not permitted there") as caught:
+        strictly(NO_NAMESPACES)(len)("x")
+    assert "Bubblewrap" in str(caught.value)
+    receipt = strictly(NO_NAMESPACES, best_effort=True, read=["/opt"])(see).run("/etc/shadow", "/usr", "/opt", "/tmp", "/home")
+    assert receipt.ok, receipt.exception
+    assert receipt.value == ["", "r", "r", "", ""]
+    assert "files by Landlock alone" in receipt.applied and "read only" not in receipt.applied
+    assert deliver(transport=NO_NAMESPACES, confinement=FREE)(len)("x") == 1
+
+
+def test_before_landlock_nothing_runs_without_a_pid_namespace(place: Arena) -> None:
+    need_namespaces()
+    with pytest.raises(ProtectionUnavailable, match=r"Linux 6\.12.*Unshare\(pid=True\)"):
+        strictly(without(444))(len)("x")
+    with pytest.raises(ProtectionUnavailable, match=r"Linux 6\.12.*Unshare\(pid=True\)"):
+        deliver(transport=[without(444), Unshare()])(len)("x")
+    receipt = strictly(without(444), best_effort=True)(ATTACKS["read_secrets"]).run(place.target)
+    assert receipt.value == [] and "signals stay inside" not in receipt.applied
+    receipt = strictly([without(444), Unshare(pid=True)])(ATTACKS["read_secrets"]).run(place.target)
+    assert (receipt.value, receipt.exception) == ([], None)
+
+
+def test_before_mount_setattr_nothing_runs() -> None:
+    need_namespaces()
+    with pytest.raises(ProtectionUnavailable, match="Function not implemented"):
+        strictly(without(442))(len)("x")
+
+
+@pytest.mark.parametrize("name", ["read", "write", "devices"])
+def test_what_is_not_there_is_named(name: str) -> None:
+    path = "/dev/no-such-thing"
+    with pytest.raises(ProtectionUnavailable, match=f"{name}='{path}' does not exist on the far side"):
+        strictly(**{name: [path]})(len)("x")
+
+
+def test_a_working_directory_that_is_out_of_sight(tmp_path: Path) -> None:
+    with pytest.raises(ProtectionUnavailable, match="cwd="):
+        strictly()(len).with_options(cwd=str(tmp_path))("x")
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"netwrk": True}, "did you mean network"),
+        ({"network": 1}, "network must be true or false"),
+        ({"read": "/data"}, "read must be a list of paths"),
+        ({"read": ["data"]}, "must be an absolute path"),
+        ({"write": [3]}, "is no path"),
+        ({"write": ["/a\0b"]}, "must be an absolute path"),
+        ({"devices": ["/tmp/x"]}, "devices must lie in /dev"),
+        ({"devices": None}, "devices must be a list"),
+        ({"tmp": "much"}, "tmp must be a size"),
+        ({"capabilities": ["net_rwa"]}, "did you mean 'net_raw'"),
+        ({"capabilities": "net_raw"}, "must be a list of names"),
+        ({"namespaces": ["pid"]}, "Unshare(pid=True)"),
+        ({"namespaces": ["mount"]}, "known are cgroup, ipc, net, uts"),
+        ({"syscalls": ["ptrce"]}, "did you mean 'ptrace'"),
+        ({"env": "PATH"}, "env must be names"),
+        ({"env": ["A=B"]}, "env must be names"),
+        ({"cwd": "here"}, "must be an absolute path"),
+        ({"limits": {}}, "limits must be Limits"),
+        ({"timeout": "1"}, "timeout must be a number"),
+        ({"best_effort": None}, "best_effort must be true or false"),
+        ({"read": [], "write": None}, "contradicts read"),
+        ({"network": True, "namespaces": ["net"]}, "contradicts network=True"),
+        ({"new_privileges": True}, "new_privileges=True contradicts"),
+    ],
+)
+def test_nonsense_is_refused_at_once(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(DeliveryOptionError) as caught:
+        Confinement(**values)
+    assert words in str(caught.value)
+
+
+def test_a_confinement_is_a_value() -> None:
+    import pickle
+
+    assert Confinement.strict() == Confinement.strict() and hash(Confinement.strict()) == hash(Confinement.strict())
+    assert pickle.loads(pickle.dumps(STRICT)) == STRICT
+    with pytest.raises(DeliveryOptionError, match=r"Confinement\.strict\(\)"):
+        deliver(confinement="strict")
+    free = Confinement(new_privileges=True, network=True, write=None, tmp=False, namespaces=(), syscalls=())
+    assert deliver(confinement=free)(status)()["NoNewPrivs"] == "0"
+
+
+# --- the filter, instruction by instruction -------------------------------------------------------------------------
+
+
+def verdict_of(program: list[tuple[int, int, int, int]], architecture: int, number: int, *args: int) -> int:
+    """Run a filter as seccomp(2) says that the kernel does, on little-endian 64-bit arguments."""
+    data = number.to_bytes(4, "little") + architecture.to_bytes(4, "little") + bytes(8)
+    data += b"".join((arg & (1 << 64) - 1).to_bytes(8, "little") for arg in (*args, *[0] * (6 - len(args))))
+    accumulator = place = 0
+    while True:
+        operation, if_true, if_false, value = program[place]
+        if operation == 0x20:
+            accumulator = int.from_bytes(data[value : value + 4], "little")
+        elif operation == 0x06:
+            return value
+        else:
+            found = {0x15: accumulator == value, 0x35: accumulator >= value, 0x45: accumulator & value != 0}[operation]
+            place += if_true if found else if_false
+        place += 1
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_decides_as_it_should(machine: str) -> None:
+    architecture, column = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}[machine]
+    allow, refuse = 0x7FFF0000, lambda error: 0x00050000 | error
+    names = list(seccomp.NUMBERS)
+    closed, opened = (seccomp.program(machine, names, network) for network in (False, True))
+    numbers = {name: pair[column] for name, pair in {**seccomp.NUMBERS, **seccomp._CHECKED}.items() if pair[column] is not None}
+    assert len(closed) < 4096 and all(len(set(values)) == len(values) for values in (list(numbers.values()),))
+    for name in names:
+        if name in numbers:
+            assert verdict_of(closed, architecture, numbers[name]) == refuse(1)
+    cases = [
+        ("clone", (0x01200011,), allow),
+        ("clone", (0x10000011,), refuse(1)),
+        ("clone", (0x20011,), refuse(1)),
+        ("clone3", (), refuse(38)),
+        ("ioctl", (0, 0x5401), allow),
+        ("ioctl", (0, 0x5412), refuse(1)),
+        ("ioctl", (0, 0x5412 | 1 << 32), refuse(1)),
+        ("ioctl", (0, 0x541C), refuse(1)),
+        ("prlimit64", (0, 7, 0x7FFFFFFF0000), allow),
+        ("prlimit64", (99, 7, 0), allow),
+        ("prlimit64", (99, 7, 0x1000), refuse(1)),
+        ("prlimit64", (99, 7, 1 << 32), refuse(1)),
+        ("setpriority", (0, 0), allow),
+        ("setpriority", (1, 0), allow),
+        ("setpriority", (2, 0), refuse(1)),
+        ("setpriority", (0, 99), refuse(1)),
+        ("ioprio_set", (1, 0), allow),
+        ("ioprio_set", (3, 0), refuse(1)),
+        ("ioprio_set", (1, 99), refuse(1)),
+        ("sched_setaffinity", (0,), allow),
+        ("sched_setaffinity", (99,), refuse(1)),
+        ("socketpair", (1,), allow),
+        ("socketpair", (30,), refuse(97)),
+        ("socket", (1,), refuse(13)),
+    ]
+    for name, args, expected in cases:
+        assert verdict_of(closed, architecture, numbers[name], *args) == expected, (name, args)
+    for family in range(50):
+        assert verdict_of(opened, architecture, numbers["socket"], family) == (allow if family in (1, 2, 10, 16) else refuse(97))
+    for number in {0, 1, 5, 39, 60, 63, 64, 93, 500, 0x3FFFFFFF} - set(numbers.values()):
+        assert verdict_of(closed, architecture, number) == allow
+    other = {0xC000003E: 0xC00000B7, 0xC00000B7: 0xC000003E}[architecture]
+    for wrong in (other, 0x40000003, 0x40000028):
+        assert verdict_of(closed, wrong, 0) == refuse(38)
+    if machine == "x86_64":
+        assert verdict_of(closed, architecture, 0x40000000 | 39) == refuse(38)
+    assert len(seccomp.program(machine, [], False)) < 15, "nothing refused, and no network, is a short program"
+
+
+def test_the_view_follows_links_as_the_kernel_does(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to(tmp_path / "real")
+    (tmp_path / "round").symlink_to("round")
+    for path in ("real", "one", "two", "one/../real/.", "./one//"):
+        assert view.View()._follow(f"{tmp_path}/{path}") == os.path.realpath(f"{tmp_path}/{path}")
+    assert not view.View().show(f"{tmp_path}/round", "read")
+    assert view.View()._follow("/") == "/"
+
+
+def test_bubblewrap_and_unshare_use_their_own_means() -> None:
+    hop = Bubblewrap(write=["/a"]).confined(Confinement(write=["/b"], network=True, devices=["/dev/kvm"]))
+    words = " ".join(hop.wrap(["python3"]))
+    assert "--bind /a /a --bind /b /b" in words and "--share-net" in words and "--dev-bind /dev/kvm /dev/kvm" in words
+    assert Unshare().confined(Confinement(namespaces=["net", "uts"])) == Unshare(net=True, uts=True)
