@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from . import seccomp
 from .exceptions import DeliveryOptionError
 from .limits import Limits, parse_size
-from .worker import seccomp
 from .worker.confine import CAPABILITIES
-from .worker.view import NAMESPACES
+from .worker.namespaces import KINDS
 
 __all__ = ["Confinement"]
 
@@ -120,7 +120,7 @@ class Confinement:
                 raise DeliveryOptionError(f"Confinement: devices must lie in /dev, not {path!r}")
         put(self, "tmp", _size(self.tmp))
         put(self, "capabilities", _names("capabilities", self.capabilities, CAPABILITIES))
-        put(self, "namespaces", _names("namespaces", self.namespaces, tuple(NAMESPACES)))
+        put(self, "namespaces", _names("namespaces", self.namespaces, tuple(KINDS)))
         put(self, "syscalls", _names("syscalls", self.syscalls, tuple(seccomp.NUMBERS)))
         if self.env is not None:
             put(self, "env", _variables(self.env))
@@ -156,7 +156,8 @@ class Confinement:
             "new_privileges": self.new_privileges,
             "capabilities": list(self.capabilities),
             "namespaces": list(self.namespaces),
-            "syscalls": list(self.syscalls),
+            "syscalls": len(tuple(self.syscalls)),
+            "filters": seccomp.filters(tuple(self.syscalls), self.network) if self.syscalls or not self.network else {},
             "env": None if self.env is None else list(self.env),
             "cwd": self.cwd,
             "best_effort": self.best_effort,

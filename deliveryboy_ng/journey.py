@@ -22,7 +22,7 @@ from .session import Account, Ending, Greeting, Parcel, Session, describe
 from .transports import is_elsewhere, namespaces_of
 from .verdicts import Case, judge
 from .worker import call
-from .workertext import FOR_CONFINED, FOR_DATA
+from .workertext import FOR_CONFINED, FOR_DATA, FOR_GUARDED
 
 __all__ = ["Journey"]
 
@@ -110,7 +110,9 @@ class Journey:
         failures: list[InterpreterNotFound] = []
         for executable in self.options.executables:
             try:
-                self.session = session = Session(self.options.chain, executable, detached, self._requests, self._extras())
+                self.session = session = Session(
+                    self.options.chain, executable, detached, self._requests, self._own(), self._extras()
+                )
             except InterpreterNotFound as error:
                 failures.append(error)
                 continue
@@ -126,9 +128,16 @@ class Journey:
                 raise
         raise _none_found(failures)
 
+    def _own(self) -> str:
+        confinement = self.options.confinement
+        if confinement is not None:
+            return "pids!" if confinement.capabilities else "pids"
+        return "pids?" if self.options.guard == "signals" and not self.options.keep_children else "-"
+
     def _extras(self) -> tuple[str, ...]:
-        confined = self.options.confinement is not None
-        return (*(() if self.options.trusted else FOR_DATA), *(FOR_CONFINED if confined else ()))
+        options = self.options
+        data = () if options.trusted else FOR_DATA
+        return (*data, *(FOR_GUARDED if options.guard else ()), *(FOR_CONFINED if options.confinement is not None else ()))
 
     def _parcel(self, greeting: Greeting) -> Parcel:
         same = greeting.magic == packing.MAGIC

@@ -106,6 +106,9 @@ class Limits:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return _limits, ({**values, "rlimits": dict(self.rlimits)},)
 
+    def __hash__(self) -> int:
+        return hash(tuple(getattr(self, name) for name in self.__dataclass_fields__ if name != "rlimits"))
+
     def as_setup(self) -> dict[str, Any]:
         """The limits as numbers, by name, those that are set; ``rlimits`` by the names of setrlimit(2)."""
         found: dict[str, Any] = {}

@@ -133,8 +133,9 @@ class Options:
         for name in ("asynchronous", "discard_excess", "keep_children"):
             if not isinstance(getattr(self, name), bool):
                 raise DeliveryOptionError(f"{name} must be true or false, not {getattr(self, name)!r}")
-        if self.keep_children and guard_of(self.chain) == "pid namespace":
-            raise DeliveryOptionError("keep_children: a pid namespace ends with the call, and all its processes with it")
+        if self.keep_children and (guard_of(self.chain) == "pid namespace" or self.confinement is not None):
+            what = "a confined call" if self.confinement is not None else "a pid namespace"
+            raise DeliveryOptionError(f"keep_children: {what} ends with all its processes")
 
     @classmethod
     def of(cls, options: Mapping[str, Any], base: Options | None = None) -> Options:

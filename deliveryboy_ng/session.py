@@ -230,15 +230,18 @@ class Session:
         executable: str,
         detached: bool = False,
         requests: deque[str] | None = None,
+        own: str = "-",
         extras: tuple[str, ...] = (),
     ) -> None:
         """Start the transport's process.
 
+        :param own: what the supervisor shall have of its own, see worker/supervisor.py
         :param extras: modules of the worker that its calls need besides
         :param requests: where ``"interrupt"`` and ``"kill"`` are asked for; :meth:`poke` makes the session look
         :raises DeliveryTransportError: if its command cannot be started
         """
         self.chain = chain
+        self._own = own
         self._extras = extras
         self.executable = executable
         self._nonce = os.urandom(8).hex().encode()
@@ -331,7 +334,7 @@ class Session:
         self._encoder = frames.Encoder(self._nonce, frames.TO_FAR, lane)
         if lane == "binary":
             self._decoder = frames.RawDecoder()
-        self._wire.send(worker_lines(self._nonce, greeting.magic, lane, self._extras))
+        self._wire.send(worker_lines(self._nonce, greeting.magic, lane, self._own, self._extras))
         return greeting
 
     def deliver(

@@ -32,9 +32,10 @@ MODULES = (
     "call",
     "supervisor",
 )
-# Sent besides, to a call whose answer is to be data, and to one that is confined.
+# Sent besides, to a call whose answer is to be data, to one that is kept from its supervisor, and to one that is confined.
 FOR_DATA = ("codec",)
-FOR_CONFINED = ("view", "seccomp")
+FOR_GUARDED = ("namespaces",)
+FOR_CONFINED = ("view",)
 _LINE = 960
 
 
@@ -71,14 +72,15 @@ def _as_text(same_version: bool, extras: tuple[str, ...]) -> bytes:
     return b"".join(text[start : start + _LINE] + b"\n" for start in range(0, len(text), _LINE))
 
 
-def worker_lines(nonce: bytes, magic: bytes, lane: str, extras: tuple[str, ...]) -> Iterator[bytes]:
+def worker_lines(nonce: bytes, magic: bytes, lane: str, own: str, extras: tuple[str, ...]) -> Iterator[bytes]:
     """The worker for an interpreter with this magic number: as code for our own version, as source for any other.
 
+    :param own: what the supervisor shall have of its own, see worker/supervisor.py
     :param extras: modules that not every call needs
     """
     kind = (magic == importlib.util.MAGIC_NUMBER, extras)
     encoding, worker = ("raw", _worker(*kind)) if lane == "binary" else ("base64", _as_text(*kind))
-    yield b"".join((frames.mark(nonce, frames.TO_FAR), f"worker {encoding} {len(worker)} {lane}\n".encode(), worker))
+    yield b"".join((frames.mark(nonce, frames.TO_FAR), f"worker {encoding} {len(worker)} {lane} {own}\n".encode(), worker))
 
 
 def _loader(name: str) -> SourceFileLoader:

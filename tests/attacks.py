@@ -22,6 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deliveryboy_ng import seccomp
+
+REFUSED = seccomp.NUMBERS
 SECRET = "a secret of the caller's"
 
 
@@ -535,11 +538,9 @@ def leave_namespaces(target: dict[str, Any]) -> list[str]:
 
 def dangerous_calls(target: dict[str, Any]) -> list[str]:
     """Each must be refused by the filter itself, before the kernel looks at what is asked."""
-    from deliveryboy_ng.worker import seccomp
-
     column = os.uname().machine == "aarch64"
     found = []
-    for name, numbers in seccomp.NUMBERS.items():
+    for name, numbers in REFUSED.items():
         number = numbers[column]
         if number is None:
             continue

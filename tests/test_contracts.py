@@ -55,6 +55,7 @@ def test_worker_is_sent_whole() -> None:
     assert {path.stem for path in WORKER} == {
         *workertext.MODULES,
         *workertext.FOR_DATA,
+        *workertext.FOR_GUARDED,
         *workertext.FOR_CONFINED,
         "__init__",
         "assembler",

@@ -7,11 +7,11 @@ every start, so it is short.  It greets on stdout with one line ::
 
 (also on a Python too old to do more, so that the near side can say so), reads from stdin one line and the worker ::
 
-    =NONCE>worker ENCODING SIZE LANE
+    =NONCE>worker ENCODING SIZE LANE OWN
     SIZE bytes
 
 (ENCODING is raw or base64), a marshalled dict of module names and their marshalled code or source, and executes its entry
-"" (boot.py) with that dict as ``w``, the nonce as ``n``, the first line's words as ``t`` and the bytes read too far as
+"" (boot.py) with that dict as ``w``, the nonce as ``n``, that line's words as ``t`` and the bytes read too far as
 ``d``.  While the worker is on its way it imports what that will need.  End of input before that means that nobody wants it: it leaves.
 """
 

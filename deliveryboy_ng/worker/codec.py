@@ -21,6 +21,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+_json: "Any"
+try:
+    # Not the json module, which costs ten times as much; and at once: later there may be no descriptor left to open it with.
+    import _json
+except ImportError:
+    _json = None
+
 DEEPEST = 200
 # Characters of a decimal, a path and the like, bits of a fraction's numbers.
 LONGEST_WORD, LARGEST_OF_FRACTION = 1 << 16, 1 << 13
@@ -303,15 +310,11 @@ def _array_of(code: str, numbers: "list[Any]") -> bytes:
 
 
 def _to_json(node: object) -> str:
-    try:
-        from _json import encode_basestring, make_encoder
-    except ImportError:
+    if _json is None:
         import json
 
         return json.dumps(node, ensure_ascii=False, separators=(",", ":"), check_circular=False)
-    # Not through the json module, which costs ten times as much to import.
-    make: "Any" = make_encoder
-    return "".join(make(None, None, encode_basestring, None, ":", ",", False, False, True)(node, 0))
+    return "".join(_json.make_encoder(None, None, _json.encode_basestring, None, ":", ",", False, False, True)(node, 0))
 
 
 # --- one type after the other: (encoder, value, path, depth, below) -> node -------------------------------------------

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAPBSET_DROP = 24
 _PR_SET_SECUREBITS = 28
@@ -39,14 +40,14 @@ class Unavailable(Exception):
 def guard(kind: str) -> "list[str]":
     """Keep a call of fewer rights than its caller from its supervisor; tells what is enforced.
 
-    :param kind: ``signals``, or ``pid namespace`` where its processes end with its supervisor anyhow
-    :raises Unavailable: before Linux 6.12, or where Landlock is not switched on
+    :param kind: ``signals``, or ``pid namespace`` where the transport made one
+    :raises Unavailable: before Linux 6.12, or where Landlock is not switched on, if there is no pid namespace either
     """
     reason = _no_scopes()
     if reason:
-        if kind == "pid namespace":
+        if kind == "pid namespace" or _has_init():
             # Whatever the call does to its supervisor there, nothing of it outlives that.
-            return []
+            return _own_pids(kind)
         raise Unavailable(reason)
     try:
         landlock.restrict(None, True, True)
@@ -54,7 +55,17 @@ def guard(kind: str) -> "list[str]":
         # Without CAP_SYS_ADMIN it takes that set-uid programs gain no rights any more.
         system.prctl(_PR_SET_NO_NEW_PRIVS, 1)
         landlock.restrict(None, True, True)
-    return [_SIGNALS]
+    return [*_own_pids(kind), _SIGNALS]
+
+
+def _has_init() -> bool:
+    """Whether the supervisor is process 1 of its pid namespace: then all ends with it."""
+    return posix.getppid() == 1
+
+
+def _own_pids(kind: str) -> "list[str]":
+    """What the supervisor made, if it did; the transport's is told by others."""
+    return ["pid namespace"] if kind != "pid namespace" and _has_init() else []
 
 
 def _no_scopes() -> str:
@@ -94,7 +105,7 @@ class Confinement:
             self._try("new_privileges", self._refuse_privileges)
         self._try("read, write and signals", self._restrict)
         self._try("capabilities", self._drop_capabilities)
-        if wanted["syscalls"] or not wanted["network"]:
+        if wanted["filters"]:
             self._try("network and syscalls", self._filter)
         if self._missing and not wanted["best_effort"]:
             raise Unavailable("; ".join(self._missing))
@@ -113,7 +124,7 @@ class Confinement:
     # --- files ----------------------------------------------------------------------------------------------------
 
     def _make_namespaces(self) -> "list[str]":
-        from . import view
+        from . import namespaces, view
 
         wanted = self.wanted
         shown = view.View() if self._has_files() else None
@@ -121,7 +132,7 @@ class Confinement:
             self._gather(shown)
             self._places = shown.places(entered=False)
         try:
-            names = view.enter_namespaces(wanted["namespaces"], bool(wanted["capabilities"]))
+            names = namespaces.enter(wanted["namespaces"], bool(wanted["capabilities"]))
             if shown is not None:
                 shown.enter(wanted["tmp"])
                 self._places = shown.places(entered=True)
@@ -190,9 +201,9 @@ class Confinement:
             landlock.restrict(self._places, bool(self.wanted["network"]), True)
             if self._places is not None and not self._entered:
                 self.applied.append("files by Landlock alone")
-        if reason and self.kind != "pid namespace":
+        if reason and self.kind != "pid namespace" and not _has_init():
             raise Unavailable(reason)
-        return [] if reason else [_SIGNALS]
+        return _own_pids(self.kind) + ([] if reason else [_SIGNALS])
 
     def _drop_capabilities(self) -> "list[str]":
         kept = [CAPABILITIES.index(name) for name in self.wanted["capabilities"]]
@@ -214,11 +225,16 @@ class Confinement:
         return ["capabilities=%s" % (",".join(self.wanted["capabilities"]) or "none")]
 
     def _filter(self) -> "list[str]":
-        from . import seccomp
-
-        wanted = self.wanted
-        seccomp.install(wanted["syscalls"], wanted["network"])
-        return [*([] if wanted["network"] else ["no network"]), "syscalls: %d refused" % len(wanted["syscalls"])]
+        machine = posix.uname().machine
+        program = self.wanted["filters"].get(machine)
+        if program is None or sys.byteorder != "little" or sys.maxsize < 1 << 32:
+            raise ValueError("system calls of %s are not known" % machine)
+        # struct sock_fprog: a count and a pointer; a bytes object has its bytes at its end, but for a NUL.
+        address = id(program) + bytes.__basicsize__ - 1
+        words = (len(program) // 8).to_bytes(8, "little") + address.to_bytes(8, "little")
+        system.libc("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, words, 0, 0)
+        refused = self.wanted["syscalls"]
+        return [*([] if self.wanted["network"] else ["no network"]), *(["syscalls: %d refused" % refused] if refused else [])]
 
 
 def _set_capabilities(permitted: int, inheritable: int) -> None:

@@ -1,6 +1,6 @@
 """The supervisor: opens the wire on the far side, forks one process a call, and alone tells what became of it.
 
-Contract: far side, standard library only, Python 3.8+.  ``main(nonce, lane, pending)`` is entered once by the assembler.
+Contract: far side, standard library only, Python 3.8+.  ``main(nonce, pending, lane, own)`` is entered once by the assembler.
 Stdin carries frames to this side, stdout frames to the near side; stderr is left alone.  It never runs, unpickles or
 imports anything of the caller's: that is done in the call process (call.py), whose output, reply and end it relays.
 When stdin ends, or the wire breaks, everything it started is killed and it leaves.
@@ -222,13 +222,16 @@ class Supervisor:
             if call.setup["guard"]:
                 from . import confine  # noqa: F401
             if call.setup["confinement"] is not None:
-                from . import seccomp, view  # noqa: F401
+                from . import namespaces, view  # noqa: F401
             if call.setup["accepts"] is not None:
                 from . import codec  # noqa: F401
             if call.setup["limits"]:
                 import resource
 
                 from . import limits  # noqa: F401
+
+                if "processes" in call.setup["limits"]:
+                    system.come_first()
             box = [call.part(frames.MODULES), call.part(frames.BODY)]
             if pipes.given[1] + len(box[1]) > _LARGE:
                 system.trim_heap()
@@ -513,8 +516,9 @@ class Supervisor:
                 self._ask_to_end(call, "cpu", _signal.SIGXCPU)
         elif watched.exceeded:
             if watched.exceeded == "processes":
-                # All at one stroke: who forks meanwhile dies as well.
-                system.kill_quietly(-call.pid, system.SIGKILL)
+                # All at one stroke, as far as possible: who forks meanwhile dies as well.
+                alone = posix.getpid() == 1 and not others
+                system.kill_quietly(-1 if alone else -call.pid, system.SIGKILL)
             # What grows is not asked: it would go on growing.
             self._end_call(call, watched.exceeded)
 
@@ -541,12 +545,18 @@ class Supervisor:
         self.waiting = 0
 
 
-def main(nonce: bytes, lane: str, pending: bytes) -> None:
-    """Serve the session and leave; never returns."""
+def main(nonce: bytes, pending: bytes, lane: str, own: str) -> None:
+    """Serve the session and leave; never returns.
+
+    :param own: ``pids`` where this process shall be the first of a pid namespace, if that can be had, ``pids?`` where it need
+        be only if signals cannot be kept from it, with ``!`` behind it if capabilities shall keep their worth
+    """
     code = 1
     try:
-        adopts = system.become_supervisor()
         call_process.import_early()
+        if own.startswith("pids") and posix.getpid() != 1:
+            _become_init(own)
+        adopts = system.become_supervisor()
         _quiet_terminal()
         Supervisor(nonce, lane, adopts).serve(pending)
         code = 0
@@ -558,6 +568,17 @@ def main(nonce: bytes, lane: str, pending: bytes) -> None:
             sys.excepthook(*sys.exc_info())
             system.kill_descendants()
         posix._exit(code)
+
+
+def _become_init(own: str) -> None:
+    from . import landlock, namespaces
+
+    if "?" in own and landlock.version() >= landlock.FIRST_WITH_SCOPES:
+        return
+    # In a user namespace there are no rights for it any more.
+    system.come_first(True)
+    namespaces.become_init("!" in own)
+    system.come_first()
 
 
 def _quiet_terminal() -> None:

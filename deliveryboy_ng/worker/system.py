@@ -20,6 +20,7 @@ LONGEST_POLL = 2000000000  # milliseconds; poll(2) takes a C int
 PAGE = posix.sysconf("SC_PAGESIZE")
 
 alone = False  # whether this process has its user namespace for itself
+niceness = 0  # what it was before it came first
 _functions: "dict[str, int]" = {}
 _checked: "dict[str, Any]" = {}
 
@@ -89,6 +90,25 @@ def become_supervisor() -> bool:
     """
     prctl(PR_SET_DUMPABLE, 0)
     return prctl(PR_SET_CHILD_SUBREAPER, 1) or posix.getpid() == 1
+
+
+def come_first(children_too: bool = False) -> None:
+    """Be scheduled before what there is to be watched, where rights allow it.
+
+    RLIMIT_NPROC does not hold root, whose fork bomb would leave its watch no time to look.  Children get what this process
+    had before, unless they come first as well.
+    """
+    global niceness
+    try:
+        if posix.geteuid() != 0:
+            return
+        if posix.sched_getscheduler(0) == posix.SCHED_OTHER:
+            niceness = posix.getpriority(posix.PRIO_PROCESS, 0)
+        # Once it comes first, keeping that from children takes no rights.
+        policy = posix.SCHED_RR if children_too else posix.SCHED_RR | posix.SCHED_RESET_ON_FORK
+        posix.sched_setscheduler(0, policy, posix.sched_param(1))
+    except (OSError, AttributeError):
+        pass
 
 
 def die_with(parent: int) -> None:

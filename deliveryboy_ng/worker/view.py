@@ -7,15 +7,9 @@ tmpfs that ends with the last process in it; what is shown is bound into it, so 
 import _stat
 import posix
 
-from . import system
+from . import namespaces, system
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Iterable
-
-NEW_USER, NEW_MOUNTS = 0x10000000, 0x00020000
-NAMESPACES = {"cgroup": 0x02000000, "ipc": 0x08000000, "net": 0x40000000, "uts": 0x04000000}
-_NOSUID, _NODEV, _BIND, _RECURSIVE, _PRIVATE = 2, 4, 4096, 16384, 1 << 18
+_NOSUID, _NODEV, _BIND = 2, 4, 4096
 _DETACH = 2
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE = 442, -100, 0x8000
@@ -40,52 +34,14 @@ _MOST_LINKS = 40
 _INODES_PER_MEBIBYTE = 256
 
 
-def enter_namespaces(names: "Iterable[str]", keep_user: bool) -> "list[str]":
-    """Leave the namespaces of mounts, and of *names*, for new ones, and tell all that are new.
-
-    That needs rights which anybody has in a user namespace of his own, where it is permitted; there he stays who he is.
-
-    :param keep_user: stay in the user namespace if that is possible, so that capabilities keep their worth
-    :raises OSError: if it is not permitted
-    """
-    flags = NEW_MOUNTS
-    for name in names:
-        flags |= NAMESPACES[name]
-    user, group = posix.geteuid(), posix.getegid()
-    if user == 0:
-        try:
-            posix.setgroups([])
-        except OSError:
-            pass
-    for with_user in (False, True) if keep_user else (True, False):
-        try:
-            system.libc("unshare", flags | (NEW_USER if with_user else 0))
-        except OSError as error:
-            failure = error
-            continue
-        if with_user:
-            _write("/proc/self/setgroups", "deny")
-            _write("/proc/self/uid_map", "%d %d 1" % (user, user))
-            _write("/proc/self/gid_map", "%d %d 1" % (group, group))
-        return [*(["user"] if with_user else []), "mount", *names]
-    raise failure
-
-
-def _write(path: str, text: str) -> None:
-    fd = posix.open(path, posix.O_WRONLY)
-    try:
-        posix.write(fd, text.encode())
-    finally:
-        posix.close(fd)
-
-
 class View:
     """What is to be seen, gathered by :meth:`show`, and then made to be all that there is, by :meth:`enter`."""
 
     def __init__(self) -> None:
         self._modes = {"/dev": "dev"}
         self._links: "dict[str, str]" = {}
-        self._plain: "set[str]" = set()
+        # What is no link: whether it is a folder.
+        self._folders = {"": True}
         self._devices = list(_DEVICES)
 
     def places(self, entered: bool) -> "list[tuple[str, bool]]":
@@ -104,14 +60,14 @@ class View:
             self._devices.append(path)
             return posix.access(path, posix.F_OK)
         real = self._follow(path)
-        if not posix.access(real, posix.F_OK):
+        if real is None:
             return False
         if self._modes.get(real, "read") == "read":
             self._modes[real] = mode
         return True
 
-    def _follow(self, path: str) -> str:
-        """The path without symbolic links, of which a note is taken: they are made anew."""
+    def _follow(self, path: str) -> "str | None":
+        """The path without symbolic links, of which a note is taken: they are made anew.  None if it is not there."""
         found = ""
         names = path.split("/")[::-1]
         links = 0
@@ -123,18 +79,20 @@ class View:
                 found = found.rpartition("/")[0]
                 continue
             step = "%s/%s" % (found, name)
-            if step in self._plain:
-                found = step
-                continue
-            try:
-                target = posix.readlink(step)
-            except OSError:
-                self._plain.add(step)
+            if step not in self._folders:
+                try:
+                    mode = posix.lstat(step).st_mode
+                    target = posix.readlink(step) if _stat.S_ISLNK(mode) else ""
+                except OSError:
+                    return None
+                if not target:
+                    self._folders[step] = _stat.S_ISDIR(mode)
+            if step in self._folders:
                 found = step
                 continue
             links += 1
             if links > _MOST_LINKS:
-                break
+                return None
             self._links[step] = target
             if target.startswith("/"):
                 found = ""
@@ -147,7 +105,6 @@ class View:
         :param size: bytes that private folders may hold together
         :raises OSError: if the kernel refuses
         """
-        system.libc("mount", None, b"/", None, _RECURSIVE | _PRIVATE, None)
         inodes = max(1024, (size >> 20) * _INODES_PER_MEBIBYTE)
         options = b"size=%d,nr_inodes=%d,mode=755" % (max(size, 1 << 16), inodes)
         # Any folder will do: it is out of sight for a moment only.
@@ -163,20 +120,18 @@ class View:
         late = [path for path in needed if self._modes[path] in ("tmp", "write") or self._around(path) in ("tmp", "write")]
         for path in needed:
             if self._around(path) is None:
-                _make("/new", path, _is_folder("/old" + path))
+                _make("/new", path, self._folders.get(path, True))
             if path not in late:
                 self._put(path)
-        for path, target in self._links.items():
-            if self._around(path) is None:
-                _make("/new", path.rpartition("/")[0], True)
-                posix.symlink(target, "/new" + path)
+        self._link(None)
         # All at one stroke; what comes later may be written, or lies in such a place.
         _set_attributes("/new", _RDONLY | _NOSUID_TOO)
         for path in late:
             if self._around(path) == "tmp":
-                _make("/new", path, _is_folder("/old" + path))
+                _make("/new", path, self._folders.get(path, True))
             self._put(path)
             _set_attributes("/new" + path, _NOSUID_TOO | (_RDONLY if self._modes[path] == "read" else _NODEV_TOO))
+        self._link("tmp")
         posix.chdir("/new")
         _pivot(".", ".")
         system.libc("umount2", b".", _DETACH)
@@ -200,6 +155,13 @@ class View:
             posix.chmod(source, 0o1777)
         _bind(source, "/new" + path)
 
+    def _link(self, around: "str | None") -> None:
+        """Make those links that lie in nothing that is shown, or in a private folder; the others are there."""
+        for path, target in self._links.items():
+            if self._around(path) == around:
+                _make("/new", path.rpartition("/")[0], True)
+                posix.symlink(target, "/new" + path)
+
     def _make_devices(self) -> None:
         posix.mkdir("/dev/shm")
         for path in self._devices:
@@ -211,18 +173,18 @@ class View:
 
 
 def _make(root: str, path: str, folder: bool) -> None:
-    """Make a folder, or an empty file, and the folders that it lies in."""
-    names = [name for name in path.split("/") if name]
-    place = root.rstrip("/")
-    for number, name in enumerate(names, 1):
-        place = "%s/%s" % (place, name)
-        try:
-            if number < len(names) or folder:
-                posix.mkdir(place, 0o755)
-            else:
-                posix.close(posix.open(place, posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY))
-        except FileExistsError:
-            pass
+    """Make a folder, or an empty file, and the folders that it lies in, unless they are there."""
+    place = root + path if root != "/" else path
+    try:
+        if folder:
+            posix.mkdir(place, 0o755)
+        else:
+            posix.close(posix.open(place, posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY))
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        _make(root, path.rpartition("/")[0], True)
+        _make(root, path, folder)
 
 
 def _pivot(new: str, old: str) -> None:
@@ -231,7 +193,7 @@ def _pivot(new: str, old: str) -> None:
 
 def _bind(source: str, target: str) -> None:
     """With all that is mounted below it: of mounts made by somebody with more rights, no part can be had alone."""
-    system.libc("mount", _bytes(source), _bytes(target), None, _BIND | _RECURSIVE, None)
+    system.libc("mount", _bytes(source), _bytes(target), None, _BIND | namespaces.RECURSIVE, None)
 
 
 def _set_attributes(path: str, attributes: int) -> None:

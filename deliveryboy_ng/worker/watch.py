@@ -29,6 +29,8 @@ _TICK = 1.0 / posix.sysconf("SC_CLK_TCK")
 _LOOKS_WHILE_STILL = 5
 # What is swapped out is in the exact figure only, taken once in so many looks for that.
 _LOOKS_FOR_SWAP = 10
+# Looks at memory that may be put off in a row.
+_MOST_PUT_OFF = 3
 # Descriptors to look at in one look, for memfds; a call that holds more is gone through in several.
 _DESCRIPTORS = 4000
 
@@ -58,7 +60,7 @@ class Watch:
         self._exact_until = self._looks = self._measured = 0
         self._measured_at = (0, 0)
         self._before: "dict[int, system.Stat]" = {}
-        self._held_before = 0
+        self._held_before = self._tasks_before = self._put_off = 0
         self._credited = self._credited_then = self._owed = self._tolerance = 0.0
         self._lost_cpu = 0.0
 
@@ -78,6 +80,12 @@ class Watch:
             self.tasks = max(self.tasks, tasks)
             self._exceed("processes", tasks)
             return time.monotonic() + SHORTEST
+        if self.processes is not None and tasks > max(1, self._tasks_before) and self._put_off < _MOST_PUT_OFF:
+            # Memory of a process that is forking may not be seen before it gets to run again, and there may be ever more.
+            self._put_off += 1
+            self._tasks_before = tasks
+            return time.monotonic() + SHORTEST
+        self._put_off, self._tasks_before = 0, tasks
         memfds = {} if self.memory is None else self._memfds.sizes(found)
         held = sum(stat.resident for stat in found.values()) + sum(memfds.values())
         self.tasks = max(self.tasks, tasks)

@@ -1,16 +1,17 @@
-"""Refuses system calls: a filter for seccomp(2), made of the names to refuse.
+"""Filters for seccomp(2): programs that refuse system calls, made here for every machine that a far side may be.
 
-Contract: far side, standard library only, Python 3.8+.  ``install(...)`` binds the calling thread and all that it starts, for
-ever.  Numbers are those of the kernel's tables for x86-64 and aarch64; calls by any other table (x32, 32-bit programs) are refused
+Numbers are those of the kernel's tables for x86-64 and aarch64.  Calls by any other table (x32, 32-bit programs) are refused
 altogether, since a filter that looks at one table's numbers says nothing of another's.
 """
 
-import posix
-import sys
+from __future__ import annotations
 
-from . import system
+import functools
+import struct
+from collections.abc import Iterable
 
-_PR_SET_SECCOMP, _MODE_FILTER = 22, 2
+__all__ = ["NUMBERS", "filters"]
+
 _EPERM, _EACCES, _ENOSYS, _EAFNOSUPPORT = 1, 13, 38, 97
 # AUDIT_ARCH_* of linux/audit.h, and the column of NUMBERS.
 _MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
@@ -99,6 +100,7 @@ _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NEW_NAMESPACES = 0x7E020000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 
+Instruction = tuple[int, int, int, int]
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _NUMBER, _ARCHITECTURE = 0, 4
@@ -108,30 +110,17 @@ def _argument(number: int, high: bool = False) -> int:
     return 16 + 8 * number + 4 * high
 
 
-def install(refused: "list[str]", network: bool) -> None:
-    """Refuse these system calls by EPERM, and all sockets but pairs unless *network*.
+@functools.lru_cache(maxsize=64)
+def filters(refused: tuple[str, ...], network: bool) -> dict[str, bytes]:
+    """By machine, the filter that refuses these system calls by EPERM, and all sockets but pairs unless *network*.
 
     With anything refused, so are terminal injection, new namespaces, and limits and priorities of other processes.  Sockets
     of other families than unix, inet, inet6 and netlink are refused in any case.
-
-    :raises OSError: if the kernel does not take it
-    :raises ValueError: on a machine whose system calls are not known here
     """
-    machine = posix.uname().machine
-    if machine not in _MACHINES or sys.byteorder != "little" or sys.maxsize < 1 << 32:
-        raise ValueError("system calls of %s are not known" % machine)
-    code = b"".join(
-        operation.to_bytes(2, "little") + bytes((if_true, if_false)) + value.to_bytes(4, "little")
-        for operation, if_true, if_false, value in program(machine, refused, network)
-    )
-    # struct sock_fprog: a count and a pointer; a bytes object has its bytes at its end, but for a NUL.
-    address = id(code) + bytes.__basicsize__ - 1
-    system.libc(
-        "prctl", _PR_SET_SECCOMP, _MODE_FILTER, (len(code) // 8).to_bytes(8, "little") + address.to_bytes(8, "little"), 0, 0
-    )
+    return {machine: b"".join(struct.pack("<HBBI", *each) for each in program(machine, refused, network)) for machine in _MACHINES}
 
 
-def program(machine: str, refused: "list[str]", network: bool) -> "list[tuple[int, int, int, int]]":
+def program(machine: str, refused: Iterable[str], network: bool) -> list[Instruction]:
     """The filter as instructions of classic BPF: operation, jump if true, jump if false, value."""
     architecture, column = _MACHINES[machine]
     code = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), _refuse(_ENOSYS), (_LOAD, 0, 0, _NUMBER)]
@@ -147,7 +136,7 @@ def program(machine: str, refused: "list[str]", network: bool) -> "list[tuple[in
     return [*code, _allow()]
 
 
-def _blocks(guarding: bool, network: bool) -> "dict[str, list[tuple[int, int, int, int]]]":
+def _blocks(guarding: bool, network: bool) -> dict[str, list[Instruction]]:
     """For calls that depend on their arguments; each block ends by itself."""
     blocks = {"socketpair": _only([_AF_UNIX], _EAFNOSUPPORT)}
     if network:
@@ -184,13 +173,13 @@ def _blocks(guarding: bool, network: bool) -> "dict[str, list[tuple[int, int, in
     return blocks
 
 
-def _only(values: "list[int]", error: int) -> "list[tuple[int, int, int, int]]":
+def _only(values: list[int], error: int) -> list[Instruction]:
     """The first argument has one of these values, or that error is the answer."""
     tests = [(_EQUAL, len(values) - place, 0, value) for place, value in enumerate(values)]
     return [(_LOAD, 0, 0, _argument(0)), *tests, _refuse(error), _allow()]
 
 
-def _itself(kinds: "list[int]") -> "list[tuple[int, int, int, int]]":
+def _itself(kinds: list[int]) -> list[Instruction]:
     """The first argument names a process or its group, the second, 0, the caller's own."""
     tests = [(_EQUAL, len(kinds) - place, 0, value) for place, value in enumerate(kinds)]
     return [
@@ -204,9 +193,9 @@ def _itself(kinds: "list[int]") -> "list[tuple[int, int, int, int]]":
     ]
 
 
-def _refuse(error: int) -> "tuple[int, int, int, int]":
+def _refuse(error: int) -> Instruction:
     return (_RETURN, 0, 0, _ERRNO | error)
 
 
-def _allow() -> "tuple[int, int, int, int]":
+def _allow() -> Instruction:
     return (_RETURN, 0, 0, _ALLOW)
