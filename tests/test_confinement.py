@@ -463,7 +463,7 @@ def see(*paths: str) -> list[str]:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> list[str]:
-    """Three folders outside /tmp, where a private one would hide them, and a link to the third."""
+    """Three folders, and a link to the third."""
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("x")
@@ -478,8 +478,11 @@ def test_paths_to_read_and_to_write(folders: list[str]) -> None:
     far = deliver(confinement=Confinement.strict(read=[a], write=[b, f"{link}/file"]))(see)
     # What they lie in is the private /tmp.
     assert far(*everything, f"{c}/file", f"{link}/file") == ["r", "r", "rw", "rw", "rw", "r", "r", "rw", "rw", "rw"]
-    assert deliver(confinement=Confinement(write=[b]))(see)(*everything) == ["r", "r", "rw", "r", "r", "r", "r", "rw"]
+    assert deliver(confinement=Confinement(write=[b]))(see)(*everything) == ["", "", "rw", "", "", "r", "r", "rw"]
+    visible = Confinement(write=[b], tmp=False)
+    assert deliver(confinement=visible)(see)(*everything) == ["r", "r", "rw", "r", "r", "r", "r", "r"]
     assert sorted(os.listdir(b)) == ["file", "new"] and os.listdir(a) == os.listdir(c) == ["file"]
+    os.unlink(f"{b}/new")
     nested = deliver(confinement=Confinement.strict(write=[os.path.dirname(a)], read=[b]))(see)
     assert nested(a, b, link) == ["rw", "r", "rw"], "the nearest rule counts"
     assert deliver(confinement=Confinement(tmp=False))(see)(a, b, "/tmp", "/var/tmp") == ["r", "r", "r", "r"]

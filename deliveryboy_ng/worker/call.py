@@ -197,8 +197,11 @@ def _become_ordinary(parent: int) -> None:
     system.die_with(parent)
     # Without this an unprivileged call could not even list its own /proc/self/fd (proc(5)).
     system.prctl(system.PR_SET_DUMPABLE, 1)
-    if system.niceness > 0:
-        posix.setpriority(posix.PRIO_PROCESS, 0, system.niceness)
+    if system.niceness:
+        try:
+            posix.setpriority(posix.PRIO_PROCESS, 0, system.niceness)
+        except OSError:
+            pass  # below 0, in a user namespace
     for number in range(1, _signal.NSIG):
         try:
             if _signal.getsignal(number) not in (None, _signal.SIG_DFL):
