@@ -134,8 +134,7 @@ class Options:
             if not isinstance(getattr(self, name), bool):
                 raise DeliveryOptionError(f"{name} must be true or false, not {getattr(self, name)!r}")
         if self.keep_children and (guard_of(self.chain) == "pid namespace" or self.confinement is not None):
-            what = "a confined call" if self.confinement is not None else "a pid namespace"
-            raise DeliveryOptionError(f"keep_children: {what} ends with all its processes")
+            raise DeliveryOptionError("keep_children: a pid namespace ends with the call, and all its processes with it")
 
     @classmethod
     def of(cls, options: Mapping[str, Any], base: Options | None = None) -> Options:

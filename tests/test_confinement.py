@@ -10,6 +10,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -346,14 +347,10 @@ def with_the_standard_library() -> list[Any]:
     return [names, getpass.getuser(), str(zoneinfo.ZoneInfo("Europe/Berlin")), locale.getpreferredencoding(), os.getcwd()]
 
 
-def test_numpy(chain: Any) -> None:
-    if chain is not None:
-        pytest.skip("what is installed for the tests is installed for this user only")
-    assert strictly()(with_numpy)()[99, 99] > 0
-
-
-def test_matplotlib_writes_a_picture() -> None:
+def test_numpy_and_matplotlib() -> None:
+    """Locally: what is installed for the tests is installed for this user only."""
     need_namespaces()
+    assert strictly()(with_numpy)()[99, 99] > 0
     assert strictly()(with_matplotlib)() == b"\x89PNG"
 
 
@@ -611,6 +608,37 @@ def test_over_ssh(shared_ssh: Any, place: Arena) -> None:
     for attack in ("read_secrets", "signal_others"):
         receipt = strictly(shared_ssh)(ATTACKS[attack]).run(place.target)
         assert (receipt.value, receipt.verdict, receipt.clean) == ([], Verdict.RETURNED, True), receipt.exception
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_end_of_the_transport_is_the_end_of_all(number: int, tmp_path: Path) -> None:
+    need_namespaces()
+    mark = f"deliveryboy-mark-{time.monotonic_ns()}"
+
+    def multiply(path: str, mark: str) -> None:
+        import subprocess
+
+        for _ in range(3):
+            subprocess.Popen(["sleep", "600"], start_new_session=True, env={"MARK": mark, "PATH": os.environ["PATH"]})
+        Path(path, "ready").write_text("x")
+        time.sleep(600)
+
+    strict = Confinement.strict(write=[tmp_path], timeout=600)
+    pid = deliver(asynchronous=True, confinement=strict)(multiply)(str(tmp_path), mark)
+    assert conftest.wait_until((tmp_path / "ready").exists)
+    assert len(conftest.processes_with(mark)) == 3
+    os.kill(pid, number)
+    assert conftest.wait_until(lambda: not conftest.processes_with(mark))
+    assert conftest.wait_until(lambda: not conftest.is_alive(pid))
+
+
+def test_niceness_survives_a_supervisor_that_comes_first(script: Any) -> None:
+    text = (
+        "import os\nfrom deliveryboy_ng import Confinement, Limits, deliver\nos.nice(3)\n"
+        "def look(): return os.nice(0), os.sched_getscheduler(0)\n"
+        "print(deliver(limits=Limits(processes=9))(look)(), deliver(confinement=Confinement.strict())(look)())"
+    )
+    assert script(text).stdout.decode().strip() == "(3, 0) (3, 0)"
 
 
 def test_left_to_itself(tmp_path: Path) -> None:

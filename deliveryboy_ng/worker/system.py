@@ -16,6 +16,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 SIGKILL = 9
+_ENOSYS = 38
 LONGEST_POLL = 2000000000  # milliseconds; poll(2) takes a C int
 PAGE = posix.sysconf("SC_PAGESIZE")
 
@@ -56,7 +57,10 @@ def libc(name: str, *args: "int | bytes | None") -> int:
     :raises OSError: with the function's error and name
     """
     if "function" not in _checked:
-        import _ctypes
+        try:
+            import _ctypes
+        except ImportError:
+            raise OSError(_ENOSYS, "that Python has no _ctypes", name) from None
 
         class Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
             _type_ = "l"
