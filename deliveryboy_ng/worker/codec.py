@@ -147,7 +147,8 @@ class _Encoder:
                 if not self.within_plain.isdisjoint(containers) or not containers.isdisjoint(self.numbers):
                     raise _Shared
                 self.number(value)
-                self.within_plain |= containers
+                small, self.within_plain = sorted((containers, self.within_plain), key=len)
+                self.within_plain |= small
                 self.within_plain.discard(id(value))
                 return {"": value}
         encoder = _ENCODERS.get(kind) or self.for_class(kind, value)
@@ -262,28 +263,31 @@ def _plain_containers(root: "Any") -> "set[int] | None":
     """
     from itertools import chain
 
-    level = [root]
+    level, kinds = [root], {type(root)}
     seen: "set[int]" = set()
     for _ in range(DEEPEST):
         here = set(map(id, level))
         if len(here) != len(level) or not here.isdisjoint(seen):
             return None
-        seen |= here
-        lists = [value for value in level if type(value) is list]
-        dicts = [value for value in level if type(value) is dict]
+        # Of two sets the smaller is the cheaper one to go through.
+        small, seen = sorted((here, seen), key=len)
+        seen |= small
+        lists = level if kinds == {list} else [value for value in level if type(value) is list]
+        dicts = level if kinds == {dict} else [value for value in level if type(value) is dict]
         if dicts and set(map(type, chain.from_iterable(dicts))) - {str}:
             return None
         values = list(chain(chain.from_iterable(lists), chain.from_iterable(map(dict.values, dicts))))
-        kinds = set(map(type, values))
-        if kinds - _PLAIN:
+        found = set(map(type, values))
+        if found - _PLAIN:
             return None
-        if int in kinds:
-            numbers = values if kinds == {int} else [value for value in values if type(value) is int]
+        if int in found:
+            numbers = values if found == {int} else [value for value in values if type(value) is int]
             if max(numbers) >= _LARGEST_INT or min(numbers) < -_LARGEST_INT:
                 return None
-        if not (list in kinds or dict in kinds):
+        kinds = found & {list, dict}
+        if not kinds:
             return seen
-        level = [value for value in values if type(value) is list or type(value) is dict]
+        level = values if kinds == found else [value for value in values if type(value) is list or type(value) is dict]
     return None
 
 
