@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import io
-import linecache
 import pickle
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Protocol
 
-from .exceptions import DeliveryPickleError, RemoteError
+from .exceptions import DeliveryPickleError
+from .tracebacks import Origin, shown, stand_in, with_frames
 from .worker import rebuild
 
-__all__ = ["Data", "Origin", "Pickles", "Reader", "stand_in", "with_frames"]
+__all__ = ["Data", "Pickles", "Reader"]
 
 Buffer = bytes | memoryview
-_LONGEST_SOURCE = 100_000
-"""Lines up to which a file that only the far side has is shown with its source."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -32,14 +28,6 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == (rebuild.REPLY_MODULE, "yours"):
             return self._own.__getitem__
         return super().find_class(module, name)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a traceback's frames ran, and how file names of that place are shown here."""
-
-    name: str
-    elsewhere: bool
 
 
 class Reader(Protocol):
@@ -117,7 +105,7 @@ def _unreadable(what: str, error: Exception) -> DeliveryPickleError:
 
 
 def _rebuild(record: dict[str, Any], own: Mapping[str, Any], origin: Origin) -> BaseException:
-    frames = [_shown(frame, origin) for frame in record["frames"]]
+    frames = [shown(frame, origin) for frame in record["frames"]]
     error, reason = _unpickled(record, own)
     if error is None:
         error = stand_in(record, frames, reason)
@@ -134,17 +122,6 @@ def _unpickled(record: dict[str, Any], own: Mapping[str, Any]) -> tuple[BaseExce
     return (error, "") if isinstance(error, BaseException) else (None, "it unpickled to something else")
 
 
-def stand_in(record: Mapping[str, Any], frames: list[tuple[str, int, str]], reason: str) -> RemoteError:
-    """A RemoteError that tells what the record does; *frames* are file, line number and function."""
-    name = record["name"] if record["module"] == "builtins" else f"{record['module']}.{record['name']}"
-    summary = traceback.StackSummary.from_list([traceback.FrameSummary(file, line, function) for file, line, function in frames])
-    text = "Traceback (most recent call last):\n" + "".join(summary.format()) + f"{name}: {record['text']}\n"
-    error = RemoteError(f"{name}: {record['text']}", type_name=name, message=record["text"], traceback_text=text, reason=reason)
-    for note in record["notes"]:
-        error.add_note(note)
-    return error
-
-
 def _link(error: BaseException, place: int, records: list[dict[str, Any]], errors: list[BaseException]) -> None:
     record = records[place]
     if record["cause"] is not None:
@@ -158,39 +135,3 @@ def _link(error: BaseException, place: int, records: list[dict[str, Any]], error
             if own is not None and member is not errors[own]:
                 member.__traceback__ = errors[own].__traceback__
                 _link(member, own, records, errors)
-
-
-def _shown(frame: tuple[str, int, str, str], origin: Origin) -> tuple[str, int, str]:
-    """The frame with a file name under which this side finds the very line that ran over there."""
-    file, line, function, text = frame
-    here = linecache.getline(file, line).strip()
-    if here == text or (here and not text):
-        return file, line, function
-    if not text and not origin.elsewhere:
-        return file, line, function
-    name = f"<{origin.name}: {file}>"
-    known = linecache.cache.get(name)
-    lines: list[str] = list(known[2]) if known is not None and len(known) == 4 else []
-    if line <= _LONGEST_SOURCE:
-        lines += ["\n"] * (line - len(lines))
-    if text and 0 < line <= len(lines):
-        lines[line - 1] = text + "\n"
-    # Without a modification time linecache never asks the disk for it.
-    linecache.cache[name] = (len(lines), None, lines, name)
-    return name, line, function
-
-
-def with_frames(error: BaseException, frames: list[tuple[str, int, str]]) -> BaseException:
-    """The exception with a traceback of these frames: file, line number and function."""
-    return BaseException.with_traceback(error, _traceback(frames))
-
-
-def _traceback(frames: list[tuple[str, int, str]]) -> TracebackType | None:
-    import tblib
-
-    chain: dict[str, Any] | None = None
-    for file, line, function in reversed(frames):
-        frame = {"f_globals": {"__name__": "", "__file__": file}, "f_locals": {}, "f_lineno": line}
-        frame["f_code"] = {"co_filename": file, "co_name": function}
-        chain = {"tb_frame": frame, "tb_lineno": line, "tb_next": chain}
-    return None if chain is None else tblib.Traceback.from_dict(chain).as_traceback()

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, cast
 
-from . import decoding, replies
+from . import decoding
 from .decoding import Undecodable
+from .tracebacks import Origin, stand_in, with_frames
 
 __all__ = ["exception"]
 
@@ -34,7 +35,7 @@ _NEVER = (StopIteration, StopAsyncIteration)
 _KEYS = {"module", "name", "text", "notes", "frames", "cause", "context", "suppress", "members", "packed", "limit"}
 
 
-def exception(records: Any, accepts: Mapping[str, type], origin: replies.Origin) -> tuple[BaseException, str]:
+def exception(records: Any, accepts: Mapping[str, type], origin: Origin) -> tuple[BaseException, str]:
     """The first of the records' exceptions, with all that belongs to it, and the name of its limit.
 
     :raises Undecodable: if the records make no sense
@@ -45,7 +46,7 @@ def exception(records: Any, accepts: Mapping[str, type], origin: replies.Origin)
         raise Undecodable("there is too little room for its frames") from None
 
 
-def _all_rebuilt(checked: list[dict[str, Any]], accepts: Mapping[str, type], origin: replies.Origin) -> tuple[BaseException, str]:
+def _all_rebuilt(checked: list[dict[str, Any]], accepts: Mapping[str, type], origin: Origin) -> tuple[BaseException, str]:
     if not checked:
         raise Undecodable("there is no exception")
     errors: dict[int, BaseException] = {}
@@ -70,13 +71,13 @@ def _rebuilt(
     members: list[BaseException],
     later: Mapping[int, BaseException],
     accepts: Mapping[str, type],
-    origin: replies.Origin,
+    origin: Origin,
 ) -> BaseException:
     frames = [_shown(frame, origin) for frame in record["frames"]]
     try:
         error: BaseException = _made(record, members, accepts)
     except Undecodable as reason:
-        error = replies.stand_in(record, frames, _printable(str(reason)))
+        error = stand_in(record, frames, _printable(str(reason)))
     else:
         if record["notes"]:
             _dict_of(error)["__notes__"] = list(record["notes"])
@@ -85,7 +86,7 @@ def _rebuilt(
         if record[name] in later:
             BaseException.__dict__[f"__{name}__"].__set__(error, later[record[name]])
     BaseException.__dict__["__suppress_context__"].__set__(error, record["suppress"])
-    return replies.with_frames(error, frames)
+    return with_frames(error, frames)
 
 
 # --- what a record may be ---------------------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ class _Lines(list[str]):
         return (self.known.get(place, "\n") for place in range(len(self)))
 
 
-def _shown(frame: tuple[str, int, str, str], origin: replies.Origin) -> tuple[str, int, str]:
+def _shown(frame: tuple[str, int, str, str], origin: Origin) -> tuple[str, int, str]:
     """The frame under a name that is no file's, with a source that comes from the reply alone."""
     file, line, function, text = frame
     name = f"<deliveryboy {_printable(origin.name)}:{_printable(file)}>"

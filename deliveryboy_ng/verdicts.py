@@ -39,6 +39,7 @@ from .exceptions import (
 from .options import Options
 from .receipt import Receipt, Verdict, ending_in_words, in_mebibytes, signal_name
 from .session import Account, Ending
+from .tracebacks import Origin
 from .transports import is_elsewhere
 from .worker import call
 
@@ -258,8 +259,8 @@ def _not_unpacked(receipt: Receipt, case: Case, error: BaseException) -> Deliver
     return problem
 
 
-def _origin(receipt: Receipt, case: Case) -> replies.Origin:
-    return replies.Origin(f"{receipt.host} {receipt.transport}", is_elsewhere(case.options.chain))
+def _origin(receipt: Receipt, case: Case) -> Origin:
+    return Origin(f"{receipt.host} {receipt.transport}", is_elsewhere(case.options.chain))
 
 
 def _text(payload: memoryview) -> str:

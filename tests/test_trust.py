@@ -41,7 +41,8 @@ from deliveryboy_ng import (
     verdicts,
 )
 from deliveryboy_ng.decoding import Undecodable
-from deliveryboy_ng.replies import Data, Origin
+from deliveryboy_ng.replies import Data
+from deliveryboy_ng.tracebacks import Origin
 from deliveryboy_ng.worker import codec
 
 HERE = Origin("host local", False)
