@@ -712,6 +712,17 @@ def test_without_either_nothing_runs() -> None:
             runner(len)("x")
 
 
+def test_where_parts_of_proc_are_hidden_landlock_does_it(place: Arena) -> None:
+    """As in a container: the kernel then permits no new /proc."""
+    conftest.need_unshare()
+    masked = Command(["unshare", "-rm", "sh", "-c", 'mount -t tmpfs none /proc/bus && exec "$@"', "sh"])
+    for name in ("read_secrets", "read_environment", "signal_others", "trace_others"):
+        receipt = strictly(masked)(ATTACKS[name]).run(place.target)
+        assert (receipt.value, receipt.exception) == ([], None)
+        assert "signals stay inside" in receipt.applied and "pid namespace" not in receipt.applied
+    assert stopped(place.pids) == []
+
+
 def test_before_mount_setattr_nothing_runs() -> None:
     need_namespaces()
     with pytest.raises(ProtectionUnavailable, match="Function not implemented"):
