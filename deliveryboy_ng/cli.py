@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import __version__
+from .confinement import Confinement
 from .core import deliver
 from .exceptions import DeliveryError
 from .receipt import Receipt
@@ -33,22 +34,23 @@ def primes_below(limit: int) -> tuple[int, str]:
     return sum(sieve), user
 
 
-def demo_chains(ssh_host: str) -> list[tuple[str, list[Transport]]]:
-    """The transports that the demo tries, with the names it shows."""
+def demo_chains(ssh_host: str) -> list[tuple[str, list[Transport], Confinement | None]]:
+    """The transports that the demo tries, with the names it shows, and how the call is confined."""
     return [
-        ("local", [Local()]),
-        ("sudo -u nobody", [Sudo("nobody")]),
-        ("unshare", [Unshare()]),
-        ("unshare, own pids, no network", [Unshare(pid=True, net=True)]),
-        ("bwrap", [Bubblewrap()]),
-        ("sudo -u nobody, unshare", [Sudo("nobody"), Unshare(pid=True)]),
-        (f"ssh {ssh_host}", [Ssh(ssh_host)]),
+        ("local", [Local()], None),
+        ("local, confined", [Local()], Confinement.strict()),
+        ("sudo -u nobody", [Sudo("nobody")], None),
+        ("unshare", [Unshare()], None),
+        ("unshare, own pids, no network", [Unshare(pid=True, net=True)], None),
+        ("bwrap", [Bubblewrap()], None),
+        ("sudo -u nobody, unshare", [Sudo("nobody"), Unshare(pid=True)], None),
+        (f"ssh {ssh_host}", [Ssh(ssh_host)], None),
     ]
 
 
-def demo_row(name: str, chain: Sequence[Transport], limit: int) -> tuple[bool, str]:
+def demo_row(name: str, chain: Sequence[Transport], confinement: Confinement | None, limit: int) -> tuple[bool, str]:
     """Whether the transport works, and its line of the table."""
-    runner = deliver(transport=list(chain), timeout=60)(primes_below)
+    runner = deliver(transport=list(chain), confinement=confinement, timeout=60)(primes_below)
     try:
         receipt: Receipt = runner.run(limit)
         value, user = receipt.unwrap()
@@ -66,8 +68,8 @@ def demo(arguments: argparse.Namespace) -> int:
     """Call one function through every transport that works here."""
     print(f"{'transport':<30} {'user':<10} {'PID':>8} {'value':>8} {'CPU s':>8} {'wall s':>8}")
     works = False
-    for name, chain in demo_chains(arguments.ssh):
-        found, line = demo_row(name, chain, arguments.limit)
+    for name, chain, confinement in demo_chains(arguments.ssh):
+        found, line = demo_row(name, chain, confinement, arguments.limit)
         works = works or found
         print(line, flush=True)
     return 0 if works else 1
