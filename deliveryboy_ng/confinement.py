@@ -94,16 +94,18 @@ class Confinement:
         """For code that nobody has read: only the system to read, only a private /tmp to write, namespaces of its own, a cleared
         environment, a minute of time, and limits of memory, processes, files and file sizes.
 
-        :param changes: whatever shall be different
+        :param changes: whatever shall be different; of ``limits`` those that are named
         """
         limits = Limits(memory="512M", cpu=60, processes=64, file_size="64M", open_files=256, core=0)
         preset: dict[str, Any] = {
             "read": (),
-            "namespaces": ("cgroup", "ipc", "uts"),
+            "namespaces": ("cgroup", "ipc", "uts") if changes.get("network") else ("cgroup", "ipc", "net", "uts"),
             "env": _ENVIRONMENT,
             "limits": limits,
             "timeout": 60.0,
         }
+        if isinstance(changes.get("limits"), Limits):
+            changes["limits"] = merged(changes["limits"], limits)
         return cls(**{**preset, **changes})
 
     def __post_init__(self) -> None:
@@ -119,6 +121,8 @@ class Confinement:
             if not str(path).startswith("/dev/"):
                 raise DeliveryOptionError(f"Confinement: devices must lie in /dev, not {path!r}")
         put(self, "tmp", _size(self.tmp))
+        if self.limits is None:
+            put(self, "limits", Limits())
         put(self, "capabilities", _names("capabilities", self.capabilities, CAPABILITIES))
         put(self, "namespaces", _names("namespaces", self.namespaces, tuple(KINDS)))
         put(self, "syscalls", _names("syscalls", self.syscalls, tuple(seccomp.NUMBERS)))
@@ -133,6 +137,15 @@ class Confinement:
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:
+        for name, everything in (("read", "read=None"), ("write", "write=None")):
+            paths = {os.path.normpath(path) for path in getattr(self, name) or ()}
+            if "/" in paths:
+                raise DeliveryOptionError(f"Confinement: {name}: the whole of it is {everything}")
+            private = paths & {"/tmp", "/var/tmp", "/dev/shm"}
+            if self.tmp and private:
+                raise DeliveryOptionError(
+                    f"Confinement: {name}: {min(private)} is a private folder, and the machine's own with tmp=False only"
+                )
         if self.read is not None and self.write is None:
             raise DeliveryOptionError("Confinement: write=None leaves every file writable, and readable; it contradicts read=")
         if self.network and "net" in self.namespaces:

@@ -58,7 +58,7 @@ class Usage:
     received: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Receipt:
     """What happened to one call.
 
@@ -115,6 +115,10 @@ class Receipt:
     started: datetime.datetime = datetime.datetime.fromtimestamp(0, datetime.UTC)
     duration: float = 0.0
 
+    def __repr__(self) -> str:
+        shown = [f"{field.name}={_shown(getattr(self, field.name))}" for field in dataclasses.fields(self) if field.repr]
+        return f"Receipt({', '.join(shown)})"
+
     @property
     def ok(self) -> bool:
         """Whether the function returned, and its value came back."""
@@ -142,8 +146,8 @@ class Receipt:
         found |= {
             "ok": self.ok,
             "verdict": self.verdict.value,
-            "value": repr(self.value),
-            "exception": None if self.exception is None else repr(self.exception),
+            "value": _shown(self.value),
+            "exception": None if self.exception is None else _shown(self.exception),
             "stdout": self.stdout_text,
             "stderr": self.stderr_text,
             "noise": self.noise.decode("utf-8", "backslashreplace"),
@@ -162,7 +166,7 @@ class Receipt:
         usage = self.usage
         rows = {
             "verdict": self.verdict.value + (f" ({self.limit})" if self.limit else ""),
-            "value": repr(self.value)[:500] if self.ok else "",
+            "value": _shown(self.value)[:500] if self.ok else "",
             "exception": f"{type(self.exception).__name__}: {self.exception}"[:1000] if self.exception is not None else "",
             "exit": "" if self.returncode in (0, None) else ending_in_words(self.returncode),
             "stdout": self.stdout_text[-500:],
@@ -200,3 +204,11 @@ def ending_in_words(returncode: int | None) -> str:
     if returncode < 0:
         return f"killed by {signal_name(-returncode)}"
     return f"exit code {returncode}"
+
+
+def _shown(value: object) -> str:
+    """Its ``repr``; what has none, such as a number of more digits than Python shows, is no reason to lose the receipt."""
+    try:
+        return repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__} that cannot be shown: {error}>"

@@ -46,6 +46,7 @@ NUMBERS = {
     "lookup_dcookie": (212, 18),
     "migrate_pages": (256, 238),
     "modify_ldt": (154, None),
+    "msgget": (68, 186),
     "mount": (165, 40),
     "mount_setattr": (442, 442),
     "move_mount": (429, 429),
@@ -69,8 +70,10 @@ NUMBERS = {
     "request_key": (249, 218),
     "setdomainname": (171, 162),
     "sethostname": (170, 161),
+    "semget": (64, 190),
     "setns": (308, 268),
     "settimeofday": (164, 170),
+    "shmget": (29, 194),
     "swapoff": (168, 225),
     "swapon": (167, 224),
     "syslog": (103, 116),
@@ -82,10 +85,20 @@ NUMBERS = {
 }
 # Looked at by their arguments.
 _CHECKED = {
+    "chmod": (90, None),
     "clone": (56, 220),
     "clone3": (435, 435),
+    "creat": (85, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
     "ioctl": (16, 29),
     "ioprio_set": (251, 30),
+    "mknod": (133, None),
+    "mknodat": (259, 33),
+    "open": (2, None),
+    "openat": (257, 56),
+    "openat2": (437, 437),
     "prlimit64": (302, 261),
     "sched_setaffinity": (203, 122),
     "sched_setattr": (314, 274),
@@ -98,6 +111,9 @@ _CHECKED = {
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _NEW_NAMESPACES = 0x7E020000
+_SET_ID = 0o6000
+# O_CREAT, and what O_TMPFILE has besides O_DIRECTORY.
+_CREATES = 0o100 | 0o20000000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 
 Instruction = tuple[int, int, int, int]
@@ -114,8 +130,8 @@ def _argument(number: int, high: bool = False) -> int:
 def filters(refused: tuple[str, ...], network: bool) -> dict[str, bytes]:
     """By machine, the filter that refuses these system calls by EPERM, and all sockets but pairs unless *network*.
 
-    With anything refused, so are terminal injection, new namespaces, and limits and priorities of other processes.  Sockets
-    of other families than unix, inet, inet6 and netlink are refused in any case.
+    With anything refused, so are terminal injection, new namespaces, making programs set-uid, and limits and priorities of other
+    processes.  Sockets of other families than unix, inet, inet6 and netlink are refused in any case.
     """
     return {machine: b"".join(struct.pack("<HBBI", *each) for each in program(machine, refused, network)) for machine in _MACHINES}
 
@@ -132,7 +148,8 @@ def program(machine: str, refused: Iterable[str], network: bool) -> list[Instruc
             code += [(_EQUAL, 0, 1, number), _refuse(_EPERM)]
     for name, block in _blocks(bool(refused), network).items():
         number = _CHECKED[name][column]
-        code += [(_EQUAL, 0, len(block), number), *block]
+        if number is not None:
+            code += [(_EQUAL, 0, len(block), number), *block]
     return [*code, _allow()]
 
 
@@ -168,6 +185,22 @@ def _blocks(guarding: bool, network: bool) -> dict[str, list[Instruction]]:
         _allow(),
         _refuse(_EPERM),
     ]
+    # A set-uid program that the call leaves where others come by would give them its user's rights.
+    for name, argument in (
+        ("chmod", 1),
+        ("fchmod", 1),
+        ("creat", 1),
+        ("mknod", 1),
+        ("fchmodat", 2),
+        ("fchmodat2", 2),
+        ("mknodat", 2),
+    ):
+        blocks[name] = _not_set_id(argument)
+    for name, argument in (("open", 1), ("openat", 2)):
+        # The mode is read only where a file is made.
+        blocks[name] = [(_LOAD, 0, 0, _argument(argument)), (_ANY_BIT, 1, 0, _CREATES), _allow(), *_not_set_id(argument + 1)]
+    # Its mode is in memory; nobody needs it who can do without.
+    blocks["openat2"] = [_refuse(_ENOSYS)]
     blocks["setpriority"] = _itself([0, 1])
     blocks["ioprio_set"] = _itself([1])
     return blocks
@@ -177,6 +210,11 @@ def _only(values: list[int], error: int) -> list[Instruction]:
     """The first argument has one of these values, or that error is the answer."""
     tests = [(_EQUAL, len(values) - place, 0, value) for place, value in enumerate(values)]
     return [(_LOAD, 0, 0, _argument(0)), *tests, _refuse(error), _allow()]
+
+
+def _not_set_id(argument: int) -> list[Instruction]:
+    """That argument is a mode without set-uid and set-gid."""
+    return [(_LOAD, 0, 0, _argument(argument)), (_ANY_BIT, 0, 1, _SET_ID), _refuse(_EPERM), _allow()]
 
 
 def _itself(kinds: list[int]) -> list[Instruction]:

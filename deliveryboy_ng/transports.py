@@ -287,13 +287,14 @@ class Bubblewrap(Transport):
         return frozenset({"cgroup", "ipc", "uts"} | (set() if self.network else {"net"}))
 
     def confined(self, confinement: Confinement) -> Transport:
-        devices = [word for path in map(str, confinement.devices) for word in ("--dev-bind", path, path)]
+        # What is not there is for the far side to say, in its own words.
+        binds = (("--ro-bind-try", confinement.read), ("--bind-try", confinement.write), ("--dev-bind-try", confinement.devices))
+        words = [word for option, paths in binds for path in map(str, paths or ()) for word in (option, path, path)]
+        # Without CAP_SETFCAP root cannot appear as itself in the call's own user namespace; the call gives it away.
         return replace(
             self,
-            write=(*self.write, *map(str, confinement.write or ())),
             network=self.network or confinement.network,
-            # Without it root cannot appear as itself in the call's own user namespace; the call gives it away.
-            options=(*self.options, *devices, "--cap-add", "CAP_SETFCAP"),
+            options=(*self.options, *words, "--cap-add", "CAP_SETFCAP"),
         )
 
     @property

@@ -191,7 +191,6 @@ def write_outside(target: dict[str, Any]) -> list[str]:
         "/srv",
     ]
     folders += [
-        sys.prefix,
         *site.getsitepackages(),
         site.getusersitepackages(),
         os.path.dirname(os.__file__),

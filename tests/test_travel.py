@@ -892,3 +892,18 @@ def test_key_that_cannot_be_shown_does_not_hide_the_offender() -> None:
 
     with pytest.raises(DeliveryPackingError, match="lock"):
         deliver(print)({Shy(): threading.Lock()})
+
+
+def test_another_environment_of_the_same_python_has_its_own_packages(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path)], check=True)
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    packages = tmp_path / "lib" / version / "site-packages"
+    (packages / "only_there.py").write_text("VALUE = 5")
+
+    def find() -> tuple[int, str]:
+        import importlib
+        import sys
+
+        return importlib.import_module("only" + "_there").VALUE, sys.prefix
+
+    assert deliver(executable=str(tmp_path / "bin" / "python"))(find)() == (5, str(tmp_path))

@@ -291,7 +291,7 @@ def _prepare_imports(setup: "dict[str, Any]") -> None:
 
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
     here = setup["same_files"]
-    if here is not None and here == files_stamp():
+    if here is not None and here == files_stamp() and _environment_of_its_own() in ("", setup["prefixes"][0]):
         # The caller's own interpreter: what it can import can be imported here, with no need of site.py.
         sys.path[:] = setup["path"]
         sys.prefix, sys.exec_prefix = setup["prefixes"]
@@ -302,6 +302,12 @@ def _prepare_imports(setup: "dict[str, Any]") -> None:
         if posix.getuid() == posix.geteuid() and b"SUDO_UID" not in posix.environ:
             # -I keeps the user's own packages out; on another host they are what `python3` there would find.
             site.addsitedir(site.getusersitepackages())
+
+
+def _environment_of_its_own() -> str:
+    """The virtual environment that this interpreter was started from, without site.py; an empty string if it was none."""
+    folder = str(sys.executable).rpartition("/")[0].rpartition("/")[0]
+    return folder if posix.access(folder + "/pyvenv.cfg", posix.F_OK) else ""
 
 
 def files_stamp() -> "tuple[object, ...]":

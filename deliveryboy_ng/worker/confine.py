@@ -31,6 +31,8 @@ CAPABILITIES = (
     *("wake_alarm", "block_suspend", "audit_read", "perfmon", "bpf", "checkpoint_restore"),
 )
 _SIGNALS = "signals stay inside"
+# Where Python, conda and what is installed with them have their files.
+_OF_A_PREFIX = ("bin", "lib", "lib64", "libexec", "include", "share", "etc", "ssl", "pyvenv.cfg")
 
 
 class Unavailable(Exception):
@@ -88,7 +90,7 @@ class Confinement:
         self.kind = kind
         self.applied: "list[str]" = []
         self._missing: "list[str]" = []
-        self._places: "list[tuple[str, bool]] | None" = None
+        self._places: "list[tuple[str, str]] | None" = None
         self._entered = False
 
     def apply(self) -> "list[str]":
@@ -155,7 +157,7 @@ class Confinement:
 
         wanted = self.wanted
         if wanted["write"] is None:
-            shown.show("/", "write")
+            shown.show("/", "all")
         elif wanted["read"] is None:
             shown.show("/", "read")
         else:
@@ -169,8 +171,9 @@ class Confinement:
                 shown.show(path, "read")
         for name, mode in (("read", "read"), ("write", "write"), ("devices", "dev")):
             for path in wanted[name] or ():
-                if not shown.show(path, mode):
-                    raise Unavailable("%s=%r does not exist on the far side" % (name, path))
+                reason = shown.show(path, mode)
+                if reason:
+                    raise Unavailable("%s=%r cannot be had on the far side: %s" % (name, path, reason))
 
     def _settle(self, before: str) -> None:
         """Where the call finds itself, and what is said of it in the environment."""
@@ -183,6 +186,11 @@ class Confinement:
                 pass
         # Where nothing of a home is left but a path, programs look for another place to write to.
         usable = posix.X_OK | (posix.R_OK if self.wanted["read"] is None else posix.W_OK)
+        if self.wanted["read"] is not None and b"PATH" in posix.environ:
+            # Names of folders that are out of sight are nobody's business.
+            found = [entry for entry in posix.environ[b"PATH"].split(b":") if posix.access(entry, posix.X_OK)]
+            posix.environ[b"PATH"] = b":".join(found)
+            posix.putenv(b"PATH", posix.environ[b"PATH"])
         for name in (b"HOME", b"TMPDIR"):
             if name in posix.environ and not posix.access(posix.environ[name], usable):
                 posix.environ[name] = home.encode()
@@ -256,9 +264,11 @@ def _cwd() -> str:
 def _installed() -> "list[str]":
     """Where this interpreter and what is installed for it lie; not the caller's own folders, whose modules travel."""
     programs = str(sys.executable).rpartition("/")[0]
-    places = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, programs}.difference(("", "/"))
+    prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}.difference(("", "/", "/usr"))
+    # A project's folder may be a virtual environment too: of that only what belongs to Python.
+    places = ["%s/%s" % (prefix, name) for prefix in sorted(prefixes) for name in _OF_A_PREFIX]
     within = tuple(place + "/" for place in places)
-    return sorted(places) + [entry for entry in sys.path if not entry.startswith(within) and _holds_distributions(entry)]
+    return [*places, programs, *[entry for entry in sys.path if not entry.startswith(within) and _holds_distributions(entry)]]
 
 
 def _holds_distributions(folder: str) -> bool:

@@ -20,6 +20,8 @@ _PATH_BENEATH = 1
 FIRST_WITH_NETWORK = 4
 FIRST_WITH_SCOPES = 6
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
+# MAKE_CHAR, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM
+_TRAPS = 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12
 _TRUNCATE, _IOCTL_DEVICE = 1 << 14, 1 << 15
 _READING = _EXECUTE | _READ_FILE | _READ_DIR
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEVICE
@@ -37,13 +39,14 @@ def version() -> int:
     return max(0, system.syscall(_CREATE_RULESET, None, 0, _VERSION))
 
 
-def restrict(places: "Iterable[tuple[str, bool]] | None", network: bool, local: bool) -> None:
+def restrict(places: "Iterable[tuple[str, str]] | None", network: bool, local: bool) -> None:
     """From here on allow files only in *places*, TCP only if *network*, and signals and abstract sockets only inside.
 
     What this version does not know is left as it is.  Whatever is restricted, processes outside cannot be traced any more, nor
     their memory and descriptors be reached by /proc.
 
-    :param places: ``(path, whether it may be written)``; None leaves the files alone
+    :param places: ``(path, mode)``; None leaves the files alone.  The mode is ``read``, ``write``, where files and folders may be
+        made but nothing that is a trap to who reads them later (links, pipes, sockets, devices), or ``all``
     :param local: whether signals and abstract unix sockets stay inside
     :raises OSError: if the kernel refuses
     """
@@ -55,8 +58,8 @@ def restrict(places: "Iterable[tuple[str, bool]] | None", network: bool, local: 
     attributes = b"".join(number.to_bytes(8, sys.byteorder) for number in (handled, tcp, scoped))[:size]
     ruleset = system.libc("syscall", _CREATE_RULESET, attributes, size, 0)
     try:
-        for path, writable in places or ():
-            _allow(ruleset, path, handled if writable else handled & _READING)
+        for path, mode in places or ():
+            _allow(ruleset, path, handled & {"read": _READING, "write": ~_TRAPS, "all": ~0}[mode])
         system.libc("syscall", _RESTRICT_SELF, ruleset, 0)
     finally:
         posix.close(ruleset)

@@ -71,9 +71,10 @@ def apply(limits: "dict[str, Any]", grace: float, memory_before: int, given: int
     if "cpu_affinity" in limits:
         _try("cpu_affinity=%r" % (limits["cpu_affinity"],), _set_affinity, limits["cpu_affinity"])
     if "cpu" in limits:
-        seconds = int(-(-limits["cpu"] // 1))
+        # The watch comes first, to the hundredth of a second and for all processes; the kernel counts by ticks, and too many.
+        seconds = int(-(-limits["cpu"] // 1)) + 1
         # With soft == hard the kernel sends SIGKILL at once, and no handler of the function's ever runs.
-        _set_rlimit("cpu", "CPU", seconds, max(seconds, min(seconds + 1 + int(-(-grace // 1)), _hard_limit("CPU"))))
+        _set_rlimit("cpu", "CPU", seconds, max(seconds, min(seconds + int(-(-grace // 1)), _hard_limit("CPU"))))
     if "processes" in limits:
         _limit_processes(limits["processes"])
     _limit_memory(limits, memory_before, given)

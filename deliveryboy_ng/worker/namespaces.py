@@ -32,12 +32,16 @@ def enter(names: "Iterable[str]", keep_user: bool, pid: bool = False) -> "list[s
     for name in names:
         flags |= KINDS[name]
     user, group = posix.geteuid(), posix.getegid()
+    ways = [False, True] if keep_user else [True, False]
     if user == 0:
+        if not _has_setfcap():
+            # Without it the kernel takes no map with root in it (user_namespaces(7)), and then there is no way back.
+            ways.remove(True)
         try:
             posix.setgroups([])
         except OSError:
             pass
-    for with_user in (False, True) if keep_user else (True, False):
+    for with_user in ways:
         try:
             system.libc("unshare", flags | (_USER if with_user else 0))
         except OSError as error:
@@ -50,6 +54,11 @@ def enter(names: "Iterable[str]", keep_user: bool, pid: bool = False) -> "list[s
         system.libc("mount", None, b"/", None, RECURSIVE | PRIVATE, None)
         return [*(["user"] if with_user else []), "mount", *(["pid"] if pid else []), *names]
     raise failure
+
+
+def _has_setfcap() -> bool:
+    capabilities = system.read("/proc/self/status").partition(b"\nCapEff:\t")[2][:16]
+    return bool(int(capabilities or b"0", 16) >> 31 & 1)
 
 
 def _write(path: str, text: str) -> None:

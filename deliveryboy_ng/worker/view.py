@@ -9,7 +9,7 @@ import posix
 
 from . import namespaces, system
 
-_NOSUID, _NODEV, _BIND = 2, 4, 4096
+_NOSUID, _NODEV, _NOEXEC, _BIND = 2, 4, 8, 4096
 _DETACH = 2
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE = 442, -100, 0x8000
@@ -29,6 +29,8 @@ SYSTEM = (
 # Folders for temporary files; a private one stands in for each that is there.
 TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
 _DEVICES = ("/dev/full", "/dev/null", "/dev/random", "/dev/urandom", "/dev/zero")
+_TERMINALS = {"/dev/ptmx", "/dev/pts"}
+_ELOOP = 40
 _LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 _MOST_LINKS = 40
 _INODES_PER_MEBIBYTE = 256
@@ -44,30 +46,35 @@ class View:
         self._folders = {"": True}
         self._devices = list(_DEVICES)
 
-    def places(self, entered: bool) -> "list[tuple[str, bool]]":
-        """``(path, whether something in it may be written)`` of all that is shown, or that would be if it were entered."""
+    def places(self, entered: bool) -> "list[tuple[str, str]]":
+        """What Landlock shall allow of all that is shown, or that would be if it were entered."""
         if entered:
-            return [("/", False), *((path, mode != "read") for path, mode in self._modes.items() if mode != "read")]
-        devices = [(path, True) for path in self._devices if posix.access(path, posix.F_OK)]
-        return devices + [(path, mode == "write") for path, mode in self._modes.items() if mode in ("read", "write")]
+            modes = {"write": "write", "tmp": "all", "dev": "all"}
+            return [("/", "read"), *((path, modes[mode]) for path, mode in self._modes.items() if mode != "read")]
+        devices = [(path, "all") for path in self._devices if posix.access(path, posix.F_OK)]
+        return devices + [(path, mode) for path, mode in self._modes.items() if mode in ("read", "write")]
 
-    def show(self, path: str, mode: str) -> bool:
-        """Show *path* under its own name; false if it is not there.
+    def show(self, path: str, mode: str) -> str:
+        """Show *path* under its own name; why it cannot be, or an empty string.
 
-        :param mode: ``read``, ``write``, ``tmp`` for a private folder in its place, or ``dev`` for a device
+        :param mode: ``read``, ``write``, ``all`` for no bounds, ``tmp`` for a private folder in its place, ``dev`` for a device
         """
         if mode == "dev":
             self._devices.append(path)
-            return posix.access(path, posix.F_OK)
-        real = self._follow(path)
-        if real is None:
-            return False
+            return "" if posix.access(path, posix.F_OK) else "there is no such device"
+        try:
+            real = self._follow(path)
+        except OSError as error:
+            return str(error.strerror)
         if self._modes.get(real, "read") == "read":
             self._modes[real] = mode
-        return True
+        return ""
 
-    def _follow(self, path: str) -> "str | None":
-        """The path without symbolic links, of which a note is taken: they are made anew.  None if it is not there."""
+    def _follow(self, path: str) -> str:
+        """The path without symbolic links, of which a note is taken: they are made anew.
+
+        :raises OSError: if it is not there, or out of reach
+        """
         found = ""
         names = path.split("/")[::-1]
         links = 0
@@ -80,11 +87,8 @@ class View:
                 continue
             step = "%s/%s" % (found, name)
             if step not in self._folders:
-                try:
-                    mode = posix.lstat(step).st_mode
-                    target = posix.readlink(step) if _stat.S_ISLNK(mode) else ""
-                except OSError:
-                    return None
+                mode = posix.lstat(step).st_mode
+                target = posix.readlink(step) if _stat.S_ISLNK(mode) else ""
                 if not target:
                     self._folders[step] = _stat.S_ISDIR(mode)
             if step in self._folders:
@@ -92,7 +96,7 @@ class View:
                 continue
             links += 1
             if links > _MOST_LINKS:
-                return None
+                raise OSError(_ELOOP, "there are too many symbolic links on the way")
             self._links[step] = target
             if target.startswith("/"):
                 found = ""
@@ -117,7 +121,7 @@ class View:
         _bind("/new", "/new")
         self._make_devices()
         needed = [path for path in sorted(self._modes) if self._modes[path] != self._around(path) or self._modes[path] == "tmp"]
-        late = [path for path in needed if self._modes[path] in ("tmp", "write") or self._around(path) in ("tmp", "write")]
+        late = [path for path in needed if {self._modes[path], self._around(path)} & {"tmp", "write", "all"}]
         for path in needed:
             if self._around(path) is None:
                 _make("/new", path, self._folders.get(path, True))
@@ -130,7 +134,7 @@ class View:
             if self._around(path) == "tmp":
                 _make("/new", path, self._folders.get(path, True))
             self._put(path)
-            _set_attributes("/new" + path, _NOSUID_TOO | (_RDONLY if self._modes[path] == "read" else _NODEV_TOO))
+            _set_attributes("/new" + path, _NOSUID_TOO | (_RDONLY if self._modes[path] in ("read", "dev") else _NODEV_TOO))
         self._link("tmp")
         posix.chdir("/new")
         _pivot(".", ".")
@@ -164,8 +168,13 @@ class View:
 
     def _make_devices(self) -> None:
         posix.mkdir("/dev/shm")
+        if not _TERMINALS.isdisjoint(self._devices):
+            # Terminals of its own: of the machine's, one end would be somebody else's.
+            posix.mkdir("/dev/pts")
+            system.libc("mount", b"devpts", b"/dev/pts", b"devpts", _NOSUID | _NOEXEC, b"newinstance,ptmxmode=0666,mode=620")
+            posix.symlink("pts/ptmx", "/dev/ptmx")
         for path in self._devices:
-            if posix.access("/old" + path, posix.F_OK):
+            if path not in _TERMINALS and posix.access("/old" + path, posix.F_OK):
                 _make("/", path, _is_folder("/old" + path))
                 _bind("/old" + path, path)
         for name, target in _LINKS.items():
