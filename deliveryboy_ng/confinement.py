@@ -24,7 +24,6 @@ _ENVIRONMENT = (
     "LOGNAME",
     "LANG",
     "LANGUAGE",
-    "LC_*",
     "TZ",
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -118,8 +117,8 @@ class Confinement:
             if value is not None or name == "devices":
                 put(self, name, _paths(name, value))
         for path in self.devices:
-            if not str(path).startswith("/dev/"):
-                raise DeliveryOptionError(f"Confinement: devices must lie in /dev, not {path!r}")
+            if os.path.normpath(path) != path or not str(path).startswith("/dev/"):
+                raise DeliveryOptionError(f"Confinement: devices must be names in /dev, such as '/dev/kvm', not {path!r}")
         put(self, "tmp", _size(self.tmp))
         if self.limits is None:
             put(self, "limits", Limits())
@@ -141,6 +140,8 @@ class Confinement:
             paths = {os.path.normpath(path) for path in getattr(self, name) or ()}
             if "/" in paths:
                 raise DeliveryOptionError(f"Confinement: {name}: the whole of it is {everything}")
+            if any(f"{path}/".startswith("/dev/") and not f"{path}/".startswith("/dev/shm/") for path in paths):
+                raise DeliveryOptionError(f"Confinement: {name}: what lies in /dev is asked for by devices=, not {paths}")
             private = paths & {"/tmp", "/var/tmp", "/dev/shm"}
             if self.tmp and private:
                 raise DeliveryOptionError(

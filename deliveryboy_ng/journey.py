@@ -26,7 +26,8 @@ from .workertext import FOR_CONFINED, FOR_DATA, FOR_GUARDED
 
 __all__ = ["Journey"]
 
-_LOCALE_NAMES = ("LANG", "LANGUAGE")
+_CATEGORIES = "ALL COLLATE CTYPE MESSAGES MONETARY NUMERIC TIME ADDRESS IDENTIFICATION MEASUREMENT NAME PAPER TELEPHONE"
+_LOCALE_NAMES = ("LANG", "LANGUAGE", *(f"LC_{name}" for name in _CATEGORIES.split()))
 
 
 @dataclass
@@ -290,7 +291,7 @@ def _umask() -> int:
 
 
 def _locale_variables() -> dict[str, str | None]:
-    names = [name for name in os.environ if name in _LOCALE_NAMES or name.startswith("LC_")]
+    names = [name for name in os.environ if name in _LOCALE_NAMES]
     # The transport was given a LANGUAGE of ours.
     return {"LANGUAGE": None, **{name: os.environ[name] for name in names}}
 

@@ -82,23 +82,29 @@ NUMBERS = {
     "userfaultfd": (323, 282),
     "uselib": (134, None),
     "vhangup": (153, 58),
+    "vmsplice": (278, 75),
 }
 # Looked at by their arguments.
 _CHECKED = {
+    "bind": (49, 200),
     "chmod": (90, None),
     "clone": (56, 220),
     "clone3": (435, 435),
+    "connect": (42, 203),
     "creat": (85, None),
     "fchmod": (91, 52),
     "fchmodat": (268, 53),
     "fchmodat2": (452, 452),
+    "fcntl": (72, 25),
     "ioctl": (16, 29),
     "ioprio_set": (251, 30),
+    "listen": (50, 201),
     "mknod": (133, None),
     "mknodat": (259, 33),
     "open": (2, None),
     "openat": (257, 56),
     "openat2": (437, 437),
+    "prctl": (157, 167),
     "prlimit64": (302, 261),
     "sched_setaffinity": (203, 122),
     "sched_setattr": (314, 274),
@@ -109,6 +115,9 @@ _CHECKED = {
     "socketpair": (53, 199),
 }
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_SOCK_STREAM, _SOCK_SEQPACKET, _KIND_OF_SOCKET = 1, 5, 15
+_F_SETLEASE, _F_NOTIFY = 1024, 1026
+_PR_SET_MM = 35
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _NEW_NAMESPACES = 0x7E020000
 _SET_ID = 0o6000
@@ -117,7 +126,7 @@ _CREATES = 0o100 | 0o20000000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 
 Instruction = tuple[int, int, int, int]
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _NUMBER, _ARCHITECTURE = 0, 4
 
@@ -155,23 +164,31 @@ def program(machine: str, refused: Iterable[str], network: bool) -> list[Instruc
 
 def _blocks(guarding: bool, network: bool) -> dict[str, list[Instruction]]:
     """For calls that depend on their arguments; each block ends by itself."""
-    blocks = {"socketpair": _only([_AF_UNIX], _EAFNOSUPPORT)}
     if network:
-        blocks["socket"] = _only([_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK], _EAFNOSUPPORT)
+        blocks = {
+            "socketpair": _only([_AF_UNIX], _EAFNOSUPPORT),
+            "socket": _only([_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK], _EAFNOSUPPORT),
+        }
     else:
-        blocks["socket"] = [_refuse(_EACCES)]
+        blocks = {name: [_refuse(_EACCES)] for name in ("socket", "bind", "connect", "listen")}
+        # One end of a pair of datagram sockets could send to any other socket.
+        blocks["socketpair"] = [
+            *((_LOAD, 0, 0, _argument(0)), (_EQUAL, 0, 4, _AF_UNIX)),
+            *((_LOAD, 0, 0, _argument(1)), (_AND, 0, 0, _KIND_OF_SOCKET)),
+            *((_EQUAL, 2, 0, _SOCK_STREAM), (_EQUAL, 1, 0, _SOCK_SEQPACKET)),
+            _refuse(_EACCES),
+            _allow(),
+        ]
     if not guarding:
         return blocks
     blocks["clone"] = [(_LOAD, 0, 0, _argument(0)), (_ANY_BIT, 0, 1, _NEW_NAMESPACES), _refuse(_EPERM), _allow()]
     # Its flags are in memory, out of a filter's sight; the C library then takes clone.
     blocks["clone3"] = [_refuse(_ENOSYS)]
-    blocks["ioctl"] = [
-        (_LOAD, 0, 0, _argument(1)),
-        (_EQUAL, 1, 0, _TIOCSTI),
-        (_EQUAL, 0, 1, _TIOCLINUX),
-        _refuse(_EPERM),
-        _allow(),
-    ]
+    blocks["ioctl"] = _none_of(1, [_TIOCSTI, _TIOCLINUX])
+    # A lease keeps others from opening a file; a notice of changes to a folder goes where nobody looks.
+    blocks["fcntl"] = _none_of(1, [_F_SETLEASE, _F_NOTIFY])
+    # It decides what /proc shows of this process, and how much of it.
+    blocks["prctl"] = _none_of(0, [_PR_SET_MM])
     for name in ("sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"):
         blocks[name] = _only([0], _EPERM)
     # Reading another's limits takes nothing from it.
@@ -210,6 +227,12 @@ def _only(values: list[int], error: int) -> list[Instruction]:
     """The first argument has one of these values, or that error is the answer."""
     tests = [(_EQUAL, len(values) - place, 0, value) for place, value in enumerate(values)]
     return [(_LOAD, 0, 0, _argument(0)), *tests, _refuse(error), _allow()]
+
+
+def _none_of(argument: int, values: list[int]) -> list[Instruction]:
+    """That argument has none of these values."""
+    tests = [(_EQUAL, len(values) - place, 0, value) for place, value in enumerate(values)]
+    return [(_LOAD, 0, 0, _argument(argument)), *tests, _allow(), _refuse(_EPERM)]
 
 
 def _not_set_id(argument: int) -> list[Instruction]:

@@ -82,7 +82,8 @@ def judge(receipt: Receipt, ending: Ending, case: Case) -> Receipt:
         return _replied_too_much(receipt, ending.reply.needed, case)
     status, payload = ending.reply.status, ending.reply.payload
     if status and status in b"ELV":
-        return _refused(receipt, case, status, payload)
+        # A call that is kept from its supervisor tells by what before it begins.
+        return _refused(receipt, case, status, payload, bool(case.options.guard and ending.reply.applied))
     answered = _answered(receipt, case, status, payload) if status else None
     if account.ending in _ENDED and _was_asked_for(account.ending, case.options):
         return _ENDED[account.ending](answered or receipt, account, case)
@@ -224,9 +225,11 @@ def _named(error: BaseException, trusted: bool) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _refused(receipt: Receipt, case: Case, status: bytes, payload: memoryview) -> Receipt:
+def _refused(receipt: Receipt, case: Case, status: bytes, payload: memoryview, begun: bool) -> Receipt:
     problem: BaseException
-    if status == b"E":
+    if status in (b"E", b"V") and begun:
+        problem = DeliveryPickleError(f"{case.name} claims that it has not run, but it had begun: {_text(payload)!r:.500}")
+    elif status == b"E":
         problem = ProtectionUnavailable(f"{case.name} has not run: {_text(payload)}")
     elif status == b"V":
         problem = VersionMismatchError(f"{case.name} has not run: {_text(payload)}, there is {receipt.python}")

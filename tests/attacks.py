@@ -61,11 +61,15 @@ def arena(folder: Path, victims: list[int] = []) -> Iterator[Arena]:  # noqa: B0
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
         socket.socket(socket.AF_UNIX),
         socket.socket(socket.AF_UNIX),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
     ]
     sockets[1].bind(("127.0.0.1", 0))
     sockets[2].bind(str(folder / "socket"))
     abstract = f"\0deliveryboy-{os.getpid()}"
     sockets[3].bind(abstract)
+    sockets[4].bind(f"{folder}/datagrams")
+    sockets[5].bind(f"{abstract}-datagrams")
     libc = ctypes.CDLL(None)
     shm = libc.shmget(0, 4096, 0o1666)
     place = Arena(
@@ -77,7 +81,7 @@ def arena(folder: Path, victims: list[int] = []) -> Iterator[Arena]:  # noqa: B0
         [os.getpid(), victim.pid, *victims],
         shm,
     )
-    for each in sockets[2:]:
+    for each in sockets[2:4]:
         each.listen()
     done = threading.Event()
 
@@ -275,6 +279,10 @@ def links(target: dict[str, Any]) -> list[str]:
         actions[f"through /proc/self/fd/{number}"] = lambda number=number: os.listdir(f"/proc/self/fd/{number}/..")
     actions["chroot"] = lambda: os.chroot(".") or True
     actions["node"] = lambda: raw(number_of("mknodat"), -100, b"disk", 0o60600, os.makedev(8, 0)) == 0
+    import fcntl
+
+    for path in ("/etc/mime.types", os.__file__, sys.executable):
+        actions[f"lease {path}"] = lambda path=path: fcntl.fcntl(os.open(path, os.O_RDONLY), 1024, fcntl.F_WRLCK) == 0
     actions["node of memory"] = lambda: os.mknod("mem", 0o20600, os.makedev(1, 1)) or open("mem", "rb").read(1)
     return tried(actions)
 
@@ -350,11 +358,23 @@ def reach_network(target: dict[str, Any]) -> list[str]:
     def pair(kind: int) -> bool:
         first, second = socket.socketpair(socket.AF_UNIX, kind)
         try:
-            first.connect(target["unix"]) if kind == socket.SOCK_STREAM else first.sendto(b"x", target["abstract"])
-            return True
+            if kind == socket.SOCK_STREAM:
+                first.connect(target["unix"])
+            for name in (target["abstract"] + "-datagrams", os.path.dirname(target["unix"]) + "/datagrams"):
+                with contextlib.suppress(OSError):
+                    return first.sendto(b"x", name) == 1
+            return kind == socket.SOCK_STREAM
         finally:
             first.close()
             second.close()
+
+    def squat() -> bool:
+        first, second = socket.socketpair()
+        second.close()
+        with contextlib.suppress(OSError):
+            first.send(b"x")
+        first.bind("\0deliveryboy-squatter")
+        return True
 
     import _socket
 
@@ -366,6 +386,7 @@ def reach_network(target: dict[str, Any]) -> list[str]:
         "abstract": lambda: connect(socket.AF_UNIX, target["abstract"]),
         "by a pair": lambda: pair(socket.SOCK_STREAM),
         "by a pair of datagrams": lambda: pair(socket.SOCK_DGRAM),
+        "a name": squat,
         "listen": lambda: socket.create_server(("127.0.0.1", 0)),
         "names": lambda: socket.getaddrinfo("example.com", 80),
         "io_uring": lambda: raw(425, 8, ctypes.create_string_buffer(120)) >= 0,
@@ -453,6 +474,8 @@ def trace_others(target: dict[str, Any]) -> list[str]:
         actions[f"scheduler {pid}"] = lambda pid=pid: os.sched_setscheduler(pid, 0, os.sched_param(0)) or True
         actions[f"ioprio {pid}"] = lambda pid=pid: raw(number_of("ioprio_set"), 1, pid, 0) == 0
         actions[f"oom {pid}"] = lambda pid=pid: open(f"/proc/{pid}/oom_score_adj", "w")
+    # To make /proc show of this process whatever it likes, and as much of it.
+    actions["PR_SET_MM"] = lambda: ctypes.CDLL(None, use_errno=True).prctl(35, 1, 0, 0, 0) == 0 or ctypes.get_errno() != 1
     actions["renice all"] = lambda: os.setpriority(os.PRIO_USER, 0, 0) or True
     return tried(actions)
 
@@ -558,6 +581,14 @@ def dangerous_calls(target: dict[str, Any]) -> list[str]:
                 if error.errno != 38:
                     found.append(f"x32 {number}: {error}")
     return found
+
+
+def read_what_ran() -> str:
+    try:
+        with open("/tmp/pth-ran") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 ATTACKS: dict[str, Callable[[dict[str, Any]], list[str]]] = {

@@ -542,7 +542,7 @@ def test_limits_are_set_in_the_call_process(chain: Any) -> None:
 
     limits = Limits(cpu=6.5, open_files=66, core=0, address_space="512M")
     receipt = deliver(transport=chain, limits=limits)(look).run()
-    assert receipt.value == [(7, 9), (66, 66), (0, 0), (512 << 20, 528 << 20)]
+    assert receipt.value == [(8, 9), (66, 66), (0, 0), (512 << 20, 528 << 20)]
     assert set(receipt.applied) >= {"cpu=6.5", "open_files=66", "core=0", f"address_space={512 << 20}"}
 
 

@@ -75,10 +75,10 @@ def test_demo_calls_every_transport_or_says_why_not(capsys: pytest.CaptureFixtur
     assert cli.main(["demo", "--limit", "1000"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["transport", "user", "PID", "value", "CPU", "s", "wall", "s"]
-    assert len(lines) == 8 and all(" 168 " in line or "not available: " in line for line in lines[1:])
+    assert len(lines) == 9 and all(" 168 " in line or "not available: " in line for line in lines[1:])
     assert " 168 " in lines[1]
     if conftest.MUST_RUN:
-        assert sum(" 168 " in line for line in lines) >= 6, "\n".join(lines)
+        assert sum(" 168 " in line for line in lines) >= 7, "\n".join(lines)
 
 
 def test_command_line_is_installed_as_module_too() -> None:

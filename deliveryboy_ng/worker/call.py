@@ -249,9 +249,13 @@ def _prepare(setup: "dict[str, Any]") -> "list[str]":
                 _locale.setlocale(_locale.LC_ALL, setup["locale"])
         except ValueError:
             pass  # another system may not have it; the variables are set all the same
-    _prepare_imports(setup)
+    ours = _prepare_imports(setup)
+    packages = "" if ours else _packages_of_this_user()
     if setup["guard"]:
-        held += _hold(setup["guard"], confinement)
+        held += _hold(setup["guard"], confinement, [_environment_of_its_own(), packages])
+    if not ours:
+        # Not before: what is installed may run something of its own at every start (.pth files).
+        _start_site(packages)
     cwd = setup["cwd"]
     if cwd is not None:
         try:
@@ -281,7 +285,8 @@ def _set_environment(env: "dict[str, str | None]") -> None:
                 environ[name] = value
 
 
-def _prepare_imports(setup: "dict[str, Any]") -> None:
+def _prepare_imports(setup: "dict[str, Any]") -> bool:
+    """Whether all is prepared: this is the caller's own interpreter, and what he can import can be imported here."""
     main = type(sys)("__main__")
     main.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = main
@@ -292,16 +297,27 @@ def _prepare_imports(setup: "dict[str, Any]") -> None:
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
     here = setup["same_files"]
     if here is not None and here == files_stamp() and _environment_of_its_own() in ("", setup["prefixes"][0]):
-        # The caller's own interpreter: what it can import can be imported here, with no need of site.py.
         sys.path[:] = setup["path"]
         sys.prefix, sys.exec_prefix = setup["prefixes"]
-    else:
-        import site
+        return True
+    return False
 
-        site.main()
-        if posix.getuid() == posix.geteuid() and b"SUDO_UID" not in posix.environ:
-            # -I keeps the user's own packages out; on another host they are what `python3` there would find.
-            site.addsitedir(site.getusersitepackages())
+
+def _packages_of_this_user() -> str:
+    """-I keeps them out; on another host they are what ``python3`` there would find."""
+    if posix.getuid() != posix.geteuid() or b"SUDO_UID" in posix.environ:
+        return ""
+    import site
+
+    return str(site.getusersitepackages())
+
+
+def _start_site(packages: str) -> None:
+    import site
+
+    site.main()
+    if packages:
+        site.addsitedir(packages)
 
 
 def _environment_of_its_own() -> str:
@@ -388,11 +404,11 @@ def _tell(applied: "list[str]") -> None:
         _send(b"A", "\n".join(applied).encode())
 
 
-def _hold(kind: str, confinement: "dict[str, Any] | None") -> "list[str]":
+def _hold(kind: str, confinement: "dict[str, Any] | None", installed: "list[str]") -> "list[str]":
     from . import confine
 
     try:
-        return confine.guard(kind) if confinement is None else confine.Confinement(confinement, kind).apply()
+        return confine.guard(kind) if confinement is None else confine.Confinement(confinement, kind, installed).apply()
     except confine.Unavailable as error:
         raise Refusal(str(error)) from None
 

@@ -39,6 +39,10 @@ class Unavailable(Exception):
     """This system does not offer it."""
 
 
+class Broken(Unavailable):
+    """It cannot be had, and there is no way back from the attempt."""
+
+
 def guard(kind: str) -> "list[str]":
     """Keep a call of fewer rights than its caller from its supervisor; tells what is enforced.
 
@@ -85,9 +89,11 @@ def _no_scopes() -> str:
 class Confinement:
     """Applies one confinement, given as the dict that ``deliveryboy_ng.Confinement`` makes of itself."""
 
-    def __init__(self, wanted: "dict[str, Any]", kind: str) -> None:
+    def __init__(self, wanted: "dict[str, Any]", kind: str, installed: "list[str]") -> None:
+        """:param installed: where a virtual environment and a user's own packages lie, or empty strings"""
         self.wanted = wanted
         self.kind = kind
+        self.installed = installed
         self.applied: "list[str]" = []
         self._missing: "list[str]" = []
         self._places: "list[tuple[str, str]] | None" = None
@@ -102,6 +108,7 @@ class Confinement:
         before = _cwd()
         if self._has_files() or wanted["namespaces"]:
             self._try("read, write, tmp and namespaces", self._make_namespaces)
+            self._try("processes", self._look_for_init)
             self._settle(before)
         if not wanted["new_privileges"]:
             self._try("new_privileges", self._refuse_privileges)
@@ -116,6 +123,8 @@ class Confinement:
     def _try(self, what: str, step: "Callable[[], list[str]]") -> None:
         try:
             self.applied += step()
+        except Broken:
+            raise
         except (OSError, ValueError, Unavailable) as error:
             self._missing.append("%s: %s" % (what, error))
 
@@ -123,22 +132,22 @@ class Confinement:
         wanted = self.wanted
         return bool(wanted["read"] is not None or wanted["write"] is not None or wanted["tmp"])
 
-    # --- files ----------------------------------------------------------------------------------------------------
+    # --- files and processes --------------------------------------------------------------------------------------
 
     def _make_namespaces(self) -> "list[str]":
         from . import namespaces, view
 
         wanted = self.wanted
-        shown = view.View() if self._has_files() else None
-        if shown is not None:
+        shown = None
+        if self._has_files():
+            shown = view.View()
             self._gather(shown)
             self._places = shown.places(entered=False)
         try:
+            view.check()
             names = namespaces.enter(wanted["namespaces"], bool(wanted["capabilities"]))
-            if shown is not None:
-                shown.enter(wanted["tmp"])
-                self._places = shown.places(entered=True)
-                self._entered = True
+        except namespaces.Halfway as error:
+            raise Broken("namespaces: new ones cannot be made ready there: %s" % error) from None
         except OSError as error:
             raise Unavailable(
                 "new namespaces are not permitted there (%s: %s); permit user namespaces, or put Bubblewrap() into the chain"
@@ -146,11 +155,17 @@ class Confinement:
             ) from None
         system.alone = "user" in names
         lines = ["namespaces=%s" % ",".join(names)]
-        if shown is not None:
-            lines += ["%s=%s" % (name, wanted[name]) for name in ("read", "write", "devices") if wanted[name]]
-            lines += ["read only"] if wanted["write"] is not None else []
-            lines += ["tmp=%d" % wanted["tmp"]] if wanted["tmp"] else []
-        return lines
+        if shown is None:
+            return lines
+        try:
+            shown.enter(wanted["tmp"])
+        except OSError as error:
+            raise Broken("read, write and tmp: a file system of its own cannot be put together there: %s" % error) from None
+        self._places = shown.places(entered=True)
+        self._entered = True
+        lines += ["%s=%s" % (name, wanted[name]) for name in ("read", "write", "devices") if wanted[name]]
+        lines += ["read only"] if wanted["write"] is not None else []
+        return lines + (["tmp=%d" % wanted["tmp"]] if wanted["tmp"] else [])
 
     def _gather(self, shown: "Any") -> None:
         from . import view
@@ -167,13 +182,21 @@ class Confinement:
             for path in view.TEMPORARY:
                 shown.show(path, "tmp")
         if wanted["tmp"] or wanted["read"] is not None:
-            for path in _installed():
+            for path in _installed(self.installed):
                 shown.show(path, "read")
         for name, mode in (("read", "read"), ("write", "write"), ("devices", "dev")):
             for path in wanted[name] or ():
                 reason = shown.show(path, mode)
                 if reason:
-                    raise Unavailable("%s=%r cannot be had on the far side: %s" % (name, path, reason))
+                    self._missing.append("%s=%r cannot be had on the far side: %s" % (name, path, reason))
+
+    def _look_for_init(self) -> "list[str]":
+        if self.kind != "pid namespace" and not _has_init():
+            raise Unavailable(
+                "others can be seen there, and what it starts cannot be ended at one stroke: no pid namespace can be had, or "
+                "parts of /proc are hidden; put Bubblewrap() into the chain"
+            )
+        return _own_pids(self.kind)
 
     def _settle(self, before: str) -> None:
         """Where the call finds itself, and what is said of it in the environment."""
@@ -211,7 +234,7 @@ class Confinement:
                 self.applied.append("files by Landlock alone")
         if reason and self.kind != "pid namespace" and not _has_init():
             raise Unavailable(reason)
-        return _own_pids(self.kind) + ([] if reason else [_SIGNALS])
+        return [] if reason else [_SIGNALS]
 
     def _drop_capabilities(self) -> "list[str]":
         kept = [CAPABILITIES.index(name) for name in self.wanted["capabilities"]]
@@ -261,14 +284,16 @@ def _cwd() -> str:
         return "/"
 
 
-def _installed() -> "list[str]":
+def _installed(besides: "list[str]") -> "list[str]":
     """Where this interpreter and what is installed for it lie; not the caller's own folders, whose modules travel."""
     programs = str(sys.executable).rpartition("/")[0]
-    prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}.difference(("", "/", "/usr"))
+    environment, packages = besides
+    prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, environment}.difference(("", "/", "/usr"))
     # A project's folder may be a virtual environment too: of that only what belongs to Python.
     places = ["%s/%s" % (prefix, name) for prefix in sorted(prefixes) for name in _OF_A_PREFIX]
     within = tuple(place + "/" for place in places)
-    return [*places, programs, *[entry for entry in sys.path if not entry.startswith(within) and _holds_distributions(entry)]]
+    places += [path for path in (programs, packages) if path]
+    return [*places, *[entry for entry in sys.path if not entry.startswith(within) and _holds_distributions(entry)]]
 
 
 def _holds_distributions(folder: str) -> bool:

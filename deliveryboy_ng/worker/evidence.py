@@ -70,6 +70,8 @@ def _most_processes_are_taken() -> bool:
 
     Or the user has all that RLIMIT_NPROC leaves him, elsewhere too.
     """
+    if limits.counts_alone:
+        return True
     found = system.tree([posix.getppid()])
     if sum(stat.threads for stat in found.values()) - 1 >= limits.asked["processes"] // 2:
         return True

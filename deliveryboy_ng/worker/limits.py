@@ -37,6 +37,7 @@ held: "dict[str, tuple[str, int]]" = {}
 _room: "dict[str, Any]" = {}
 _stack = 8 << 20
 most_tasks = 0  # RLIMIT_NPROC, if it is set and counts others too
+counts_alone = False  # whether it is set, and counts this call's processes only
 _THREAD_STARTS = ("start_new_thread", "start_joinable_thread")
 
 
@@ -205,6 +206,8 @@ def _limit_processes(number: int) -> None:
         return
     if system.alone and _kernel() >= (5, 14):
         # From then on it counts those in the user namespace only; a limit of an outer one counts on its own.
+        global counts_alone
+        counts_alone = True
         most = min(number, _hard_limit("NPROC"))
         _set_rlimit("processes", "NPROC", most, most)
         return

@@ -16,7 +16,12 @@ KINDS = {"cgroup": 0x02000000, "ipc": 0x08000000, "net": 0x40000000, "uts": 0x04
 _USER, _MOUNT, _PID = 0x10000000, 0x00020000, 0x20000000
 RECURSIVE, PRIVATE = 1 << 14, 1 << 18
 _NOSUID_NODEV_NOEXEC = 14
+_PATIENCE = 5
 _PASSED_ON = (_signal.SIGTERM, _signal.SIGHUP)
+
+
+class Halfway(OSError):
+    """The old namespaces are left, and the new ones are not as they must be."""
 
 
 def enter(names: "Iterable[str]", keep_user: bool, pid: bool = False) -> "list[str]":
@@ -27,6 +32,7 @@ def enter(names: "Iterable[str]", keep_user: bool, pid: bool = False) -> "list[s
     :param keep_user: stay in the user namespace if that is possible, so that capabilities keep their worth
     :param pid: whether children shall have a new pid namespace
     :raises OSError: if it is not permitted
+    :raises Halfway: if this process cannot go on
     """
     flags = _MOUNT | (_PID if pid else 0)
     for name in names:
@@ -47,11 +53,14 @@ def enter(names: "Iterable[str]", keep_user: bool, pid: bool = False) -> "list[s
         except OSError as error:
             failure = error
             continue
-        if with_user:
-            _write("/proc/self/setgroups", "deny")
-            _write("/proc/self/uid_map", "%d %d 1" % (user, user))
-            _write("/proc/self/gid_map", "%d %d 1" % (group, group))
-        system.libc("mount", None, b"/", None, RECURSIVE | PRIVATE, None)
+        try:
+            if with_user:
+                _write("/proc/self/setgroups", "deny")
+                _write("/proc/self/uid_map", "%d %d 1" % (user, user))
+                _write("/proc/self/gid_map", "%d %d 1" % (group, group))
+            system.libc("mount", None, b"/", None, RECURSIVE | PRIVATE, None)
+        except OSError as error:
+            raise Halfway(error.errno, error.strerror, error.filename) from None
         return [*(["user"] if with_user else []), "mount", *(["pid"] if pid else []), *names]
     raise failure
 
@@ -74,14 +83,18 @@ def become_init(keep_user: bool) -> bool:
 
     All that this process starts can then be ended at one stroke, and knows of no process outside.  The one that it was waits
     for it, passes on signals, and ends as it does.
+
+    :raises OSError: if this process cannot go on
     """
     if not _proc_is_whole():
         return False
     try:
         enter((), keep_user, True)
-        inner = posix.fork()
+    except Halfway:
+        raise
     except OSError:
         return False
+    inner = posix.fork()
     if inner:
         _wait_for(inner)
     system.prctl(system.PR_SET_PDEATHSIG, system.SIGKILL)
@@ -102,8 +115,14 @@ def _proc_is_whole() -> bool:
 
 
 def _wait_for(inner: int) -> "Any":
+    def pass_on(number: int, frame: object) -> None:
+        system.kill_quietly(inner, number)
+        _signal.alarm(_PATIENCE)
+
     for number in _PASSED_ON:
-        _signal.signal(number, lambda number, frame: system.kill_quietly(inner, number))
+        _signal.signal(number, pass_on)
+    # Should it be kept from listening, it ends all the same.
+    _signal.signal(_signal.SIGALRM, lambda number, frame: system.kill_quietly(inner, system.SIGKILL))
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     posix.closerange(0, 3)
     _, status = posix.waitpid(inner, 0)

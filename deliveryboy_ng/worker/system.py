@@ -10,7 +10,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Iterator
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -138,18 +138,26 @@ def proc_is_ours() -> bool:
         return False
 
 
-def read(path: str) -> bytes:
-    """A file of /proc, which gives what it has in pieces of any size; raises OSError."""
+def read(path: str, most: int = 1 << 20) -> bytes:
+    """A file of /proc, which gives what it has in pieces of any size, or its beginning; raises OSError.
+
+    Of some files a process decides itself how long they are.
+    """
+    return b"".join(pieces(path, most))
+
+
+def pieces(path: str, most: int) -> "Iterator[bytes]":
+    """The same, piece by piece."""
     fd = posix.open(path, posix.O_RDONLY)
     try:
-        data = posix.read(fd, 1 << 14)
-        more = data
-        while more:
-            more = posix.read(fd, 1 << 16)
-            data += more
+        while most > 0:
+            data = posix.read(fd, min(most, 1 << 16))
+            if not data:
+                return
+            most -= len(data)
+            yield data
     finally:
         posix.close(fd)
-    return data
 
 
 def takes(pid: int, signal: int) -> bool:
@@ -181,7 +189,7 @@ class Stat:
     rest about it is found.
     """
 
-    __slots__ = ("group", "parent", "place", "resident", "session", "start", "threads", "ticks", "ticks_of_children")
+    __slots__ = ("group", "parent", "place", "resident", "session", "start", "threads", "ticks", "ticks_of_children", "virtual")
 
     def __init__(self, pid: int) -> None:
         self.place = "/proc/%d" % pid
@@ -190,6 +198,7 @@ class Stat:
         self.ticks, self.ticks_of_children = int(words[11]) + int(words[12]), int(words[13]) + int(words[14])
         self.threads = int(words[17])
         self.start = int(words[19])
+        self.virtual = int(words[20])
         self.resident = int(words[21]) * PAGE
         if words[0] == b"Z" and self.threads > 1:
             self._look_at_another_thread(pid)
@@ -303,7 +312,7 @@ def let_trackers_work(reaped: "Any" = None, limit: float = 0.5) -> None:
 
 def _is_tracker(pid: int) -> bool:
     try:
-        return b"multiprocessing.resource_tracker import main" in read("/proc/%d/cmdline" % pid)
+        return b"multiprocessing.resource_tracker import main" in read("/proc/%d/cmdline" % pid, 1 << 12)
     except OSError:
         return False
 

@@ -30,10 +30,19 @@ SYSTEM = (
 TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
 _DEVICES = ("/dev/full", "/dev/null", "/dev/random", "/dev/urandom", "/dev/zero")
 _TERMINALS = {"/dev/ptmx", "/dev/pts"}
-_ELOOP = 40
+_ELOOP, _ENOSYS = 40, 38
 _LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 _MOST_LINKS = 40
 _INODES_PER_MEBIBYTE = 256
+
+
+def check() -> None:
+    """:raises OSError: before Linux 5.12, which cannot make all of a tree read-only"""
+    try:
+        system.libc("syscall", _MOUNT_SETATTR, -1, b"", 0, bytes(32), 0)
+    except OSError as error:
+        if error.errno == _ENOSYS:
+            raise
 
 
 class View:

@@ -15,7 +15,7 @@ from . import system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator
+    from typing import Any, Iterable, Iterator
 
 SHORTEST, LONGEST, IDLE = 0.005, 0.1, 1.0
 # Seconds to wait for each second of looking: a twentieth of a processor while something grows; else so that, with what
@@ -31,6 +31,10 @@ _LOOKS_WHILE_STILL = 5
 _LOOKS_FOR_SWAP = 10
 # Looks at memory that may be put off in a row.
 _MOST_PUT_OFF = 3
+# Address space below which page tables do not matter.
+_MUCH_SPACE = 1 << 31
+# Bytes of /proc/PID/smaps to read: whoever has more mappings than that is charged for some memfds twice.
+_MOST_MAPPINGS = 1 << 22
 # Descriptors to look at in one look, for memfds; a call that holds more is gone through in several.
 _DESCRIPTORS = 4000
 
@@ -88,6 +92,8 @@ class Watch:
         self._put_off, self._tasks_before = 0, tasks
         memfds = {} if self.memory is None else self._memfds.sizes(found)
         held = sum(stat.resident for stat in found.values()) + sum(memfds.values())
+        if self.memory is not None:
+            held += sum(map(_tables_of, found.values()))
         self.tasks = max(self.tasks, tasks)
         if found:
             room = min(
@@ -200,7 +206,7 @@ class Memfds:
             if count == _DESCRIPTORS:
                 break
         else:
-            self._walk = _descriptors([stat.place for stat in found.values()])
+            self._walk = _descriptors(found.values())
             for _, path in zip(range(_DESCRIPTORS), self._walk):
                 self._note(path, sizes)
         self._known = {inode: path for inode, path in self._known.items() if inode in sizes}
@@ -218,14 +224,22 @@ class Memfds:
             pass
 
 
-def _descriptors(places: "list[str]") -> "Iterator[str]":
-    for place in places:
-        try:
-            with posix.scandir(place + "/fd") as entries:
-                for entry in entries:
-                    yield entry.path
-        except OSError:
-            continue
+def _descriptors(found: "Iterable[system.Stat]") -> "Iterator[str]":
+    for stat in found:
+        places = [stat.place]
+        if stat.threads > 1:
+            # Each may have descriptors of its own (clone(2) without CLONE_FILES).
+            try:
+                places = ["%s/task/%s" % (stat.place, thread) for thread in posix.listdir(stat.place + "/task")]
+            except OSError:
+                continue
+        for place in places:
+            try:
+                with posix.scandir(place + "/fd") as entries:
+                    for entry in entries:
+                        yield entry.path
+            except OSError:
+                continue
 
 
 def _has_swap() -> bool:
@@ -247,11 +261,22 @@ def _memory_of(found: "dict[int, system.Stat]", memfds: "dict[int, int]", until:
         try:
             total += _owned(system.read(stat.place + "/smaps_rollup"))
             if memfds:
-                total -= _mapped(system.read(stat.place + "/smaps"), memfds)
+                total -= _mapped(stat.place + "/smaps", memfds)
         except (OSError, ValueError):
             # Set-uid programs cannot be looked into; their resident pages can be counted.
             total += stat.resident
+        total += _tables_of(stat)
     return max(0, total)
+
+
+def _tables_of(stat: "system.Stat") -> int:
+    """Page tables, where there may be many: a large part of an address space can be mapped at the price of these alone."""
+    if stat.virtual < _MUCH_SPACE:
+        return 0
+    try:
+        return int(system.read(stat.place + "/status").partition(b"\nVmPTE:")[2].split(None, 1)[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _owned(rollup: bytes) -> int:
@@ -270,12 +295,19 @@ def _fields(rollup: bytes) -> "dict[bytes, int]":
     return found
 
 
-def _mapped(smaps: bytes, memfds: "dict[int, int]") -> int:
+def _lines(path: str) -> "Iterator[bytes]":
+    rest = b""
+    for piece in system.pieces(path, _MOST_MAPPINGS):
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+
+
+def _mapped(smaps: str, memfds: "dict[int, int]") -> int:
     """The share of mapped memfds in what smaps_rollup says, without the private copies of their pages."""
     total = 0
     counts = False
     share = 0
-    for line in smaps.splitlines():
+    for line in _lines(smaps):
         if line.startswith(b"Pss:"):
             share = int(line.split()[1]) * 1024
         elif line.startswith(b"Anonymous:"):
