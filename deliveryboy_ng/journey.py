@@ -22,7 +22,7 @@ from .session import Account, Ending, Greeting, Parcel, Session, describe
 from .transports import is_elsewhere, namespaces_of
 from .verdicts import Case, judge
 from .worker import call
-from .workertext import FOR_CONFINED, FOR_DATA, FOR_GUARDED
+from .workertext import FOR_CONFINED, FOR_DATA, FOR_GUARDED, Kit
 
 __all__ = ["Journey"]
 
@@ -111,9 +111,7 @@ class Journey:
         failures: list[InterpreterNotFound] = []
         for executable in self.options.executables:
             try:
-                self.session = session = Session(
-                    self.options.chain, executable, detached, self._requests, self._own(), self._extras()
-                )
+                self.session = session = Session(self.options.chain, executable, detached, self._requests, self._kit())
             except InterpreterNotFound as error:
                 failures.append(error)
                 continue
@@ -129,16 +127,18 @@ class Journey:
                 raise
         raise _none_found(failures)
 
-    def _own(self) -> str:
-        confinement = self.options.confinement
-        if confinement is not None:
-            return "pids!" if confinement.capabilities else "pids"
-        return "pids?" if self.options.guard == "signals" and not self.options.keep_children else "-"
-
-    def _extras(self) -> tuple[str, ...]:
+    def _kit(self) -> Kit:
         options = self.options
+        confinement = options.confinement
         data = () if options.trusted else FOR_DATA
-        return (*data, *(FOR_GUARDED if options.guard else ()), *(FOR_CONFINED if options.confinement is not None else ()))
+        limits = ("limits",) if options.limits.as_setup() else ()
+        if confinement is not None:
+            own = "pids!" if confinement.capabilities else "pids"
+            return Kit(own, (*data, *FOR_GUARDED, *FOR_CONFINED), ("confine", *FOR_CONFINED, *data, *limits))
+        if options.guard:
+            own = "-" if options.guard == "pid namespace" or options.keep_children else "pids?"
+            return Kit(own, (*data, *FOR_GUARDED), ("confine", *data, *limits))
+        return Kit(extras=data)
 
     def _parcel(self, greeting: Greeting) -> Parcel:
         same = greeting.magic == packing.MAGIC

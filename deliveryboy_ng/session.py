@@ -21,7 +21,7 @@ from .transports import Transport, lane_of, wrap
 from .wire import LINGER, TAIL, Wire
 from .worker import frames
 from .worker.call import LONGEST_PREFACE, STATUS_SIZE
-from .workertext import command_line, worker_lines
+from .workertext import Kit, command_line, worker_lines
 
 __all__ = ["Ending", "Greeting", "Parcel", "Session"]
 
@@ -230,19 +230,16 @@ class Session:
         executable: str,
         detached: bool = False,
         requests: deque[str] | None = None,
-        own: str = "-",
-        extras: tuple[str, ...] = (),
+        kit: Kit = Kit(),
     ) -> None:
         """Start the transport's process.
 
-        :param own: what the supervisor shall have of its own, see worker/supervisor.py
-        :param extras: modules of the worker that its calls need besides
+        :param kit: what the supervisor needs besides what every one has
         :param requests: where ``"interrupt"`` and ``"kill"`` are asked for; :meth:`poke` makes the session look
         :raises DeliveryTransportError: if its command cannot be started
         """
         self.chain = chain
-        self._own = own
-        self._extras = extras
+        self._kit = kit
         self.executable = executable
         self._nonce = os.urandom(8).hex().encode()
         self.argv = tuple(wrap(chain, command_line(executable, self._nonce.decode())))
@@ -334,7 +331,7 @@ class Session:
         self._encoder = frames.Encoder(self._nonce, frames.TO_FAR, lane)
         if lane == "binary":
             self._decoder = frames.RawDecoder()
-        self._wire.send(worker_lines(self._nonce, greeting.magic, lane, self._own, self._extras))
+        self._wire.send(worker_lines(self._nonce, greeting.magic, lane, self._kit))
         return greeting
 
     def deliver(

@@ -27,7 +27,7 @@ TAIL = 1 << 14
 """Bytes kept of what a transport says on stderr."""
 
 _READ = 1 << 16
-_PIPE = 1 << 18
+_PIPE = 1 << 19
 
 _live: weakref.WeakSet[Wire] = weakref.WeakSet()
 

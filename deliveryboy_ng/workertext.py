@@ -7,12 +7,13 @@ import functools
 import importlib.util
 import marshal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 from .worker import frames
 
-__all__ = ["command_line", "worker_lines"]
+__all__ = ["Kit", "command_line", "worker_lines"]
 
 _PACKAGE = f"{__package__}.worker"
 MODULES = (
@@ -72,15 +73,26 @@ def _as_text(same_version: bool, extras: tuple[str, ...]) -> bytes:
     return b"".join(text[start : start + _LINE] + b"\n" for start in range(0, len(text), _LINE))
 
 
-def worker_lines(nonce: bytes, magic: bytes, lane: str, own: str, extras: tuple[str, ...]) -> Iterator[bytes]:
-    """The worker for an interpreter with this magic number: as code for our own version, as source for any other.
+@dataclass(frozen=True)
+class Kit:
+    """What a session's supervisor needs besides what every one has.
 
-    :param own: what the supervisor shall have of its own, see worker/supervisor.py
-    :param extras: modules that not every call needs
+    :ivar own: what it shall have of its own, see worker/supervisor.py
+    :ivar extras: modules that not every call needs
+    :ivar early: modules that it shall import at once, if it has something of its own
     """
-    kind = (magic == importlib.util.MAGIC_NUMBER, extras)
+
+    own: str = "-"
+    extras: tuple[str, ...] = ()
+    early: tuple[str, ...] = ()
+
+
+def worker_lines(nonce: bytes, magic: bytes, lane: str, kit: Kit) -> Iterator[bytes]:
+    """The worker for an interpreter with this magic number: as code for our own version, as source for any other."""
+    kind = (magic == importlib.util.MAGIC_NUMBER, kit.extras)
     encoding, worker = ("raw", _worker(*kind)) if lane == "binary" else ("base64", _as_text(*kind))
-    yield b"".join((frames.mark(nonce, frames.TO_FAR), f"worker {encoding} {len(worker)} {lane} {own}\n".encode(), worker))
+    words = f"worker {encoding} {len(worker)} {lane} {kit.own} {','.join(('-', *kit.early))}\n"
+    yield b"".join((frames.mark(nonce, frames.TO_FAR), words.encode(), worker))
 
 
 def _loader(name: str) -> SourceFileLoader:

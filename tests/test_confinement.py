@@ -255,7 +255,7 @@ SMALL = Limits(memory="128M", cpu=1, processes=16, file_size="4M", open_files=64
 
 @pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.__name__)
 def test_bombs_end_in_their_verdict(chain: Any, bomb: Any) -> None:
-    runner = strictly(chain, limits=SMALL, timeout=2 if bomb is sleeper else 30, tmp="8M")(bomb)
+    runner = strictly(chain, limits=SMALL, timeout=0.5 if bomb is sleeper else 30, tmp="8M")(bomb)
     receipt = runner.run()
     assert (receipt.verdict, receipt.clean) == (BOMBS[bomb], True), (receipt.exception, receipt.stderr)
     if bomb in (inode_bomb, disk_bomb):
@@ -620,8 +620,8 @@ def test_limits_of_a_preset_are_changed_one_by_one() -> None:
 
 def test_processor_time_by_whole_seconds_is_the_watchs() -> None:
     """The kernel's own limit counts by ticks, and may find a second too early."""
-    for _ in range(3):
-        assert strictly(limits=Limits(cpu=1))(cpu_bomb).run().verdict is Verdict.CPU_LIMIT
+    receipt = strictly(limits=Limits(cpu=1))(cpu_bomb).run()
+    assert receipt.verdict is Verdict.CPU_LIMIT and receipt.usage.user + receipt.usage.system >= 1
 
 
 def test_root_without_the_capability_for_its_own_map_is_told() -> None:

@@ -1,6 +1,6 @@
 """The supervisor: opens the wire on the far side, forks one process a call, and alone tells what became of it.
 
-Contract: far side, standard library only, Python 3.8+.  ``main(nonce, pending, lane, own)`` is entered once by the assembler.
+Contract: far side, standard library only, Python 3.8+.  ``main(nonce, pending, lane, own, early)`` is entered once by boot.py.
 Stdin carries frames to this side, stdout frames to the near side; stderr is left alone.  It never runs, unpickles or
 imports anything of the caller's: that is done in the call process (call.py), whose output, reply and end it relays.
 When stdin ends, or the wire breaks, everything it started is killed and it leaves.
@@ -545,9 +545,10 @@ class Supervisor:
         self.waiting = 0
 
 
-def main(nonce: bytes, pending: bytes, lane: str, own: str) -> None:
+def main(nonce: bytes, pending: bytes, lane: str, own: str, early: str) -> None:
     """Serve the session and leave; never returns.
 
+    :param early: modules that the calls will need
     :param own: ``pids`` where this process shall be the first of a pid namespace, if that can be had, ``pids?`` where it need
         be only if signals cannot be kept from it, with ``!`` behind it if capabilities shall keep their worth
     """
@@ -555,6 +556,7 @@ def main(nonce: bytes, pending: bytes, lane: str, own: str) -> None:
     try:
         call_process.import_early()
         if own.startswith("pids") and posix.getpid() != 1:
+            _import_now(early.split(",")[1:])
             _become_init(own)
         adopts = system.become_supervisor()
         _quiet_terminal()
@@ -568,6 +570,14 @@ def main(nonce: bytes, pending: bytes, lane: str, own: str) -> None:
             sys.excepthook(*sys.exc_info())
             system.kill_descendants()
         posix._exit(code)
+
+
+def _import_now(names: "list[str]") -> None:
+    """What the call would need anyhow: dearer behind a fork, where every page that is written has to be copied."""
+    for name in names:
+        getattr(sys.modules[__name__.rpartition(".")[0]], name)
+    if "limits" in names:
+        import resource  # noqa: F401
 
 
 def _become_init(own: str) -> None:
