@@ -230,7 +230,7 @@ class Session:
         executable: str,
         detached: bool = False,
         requests: deque[str] | None = None,
-        kit: Kit = Kit(),
+        kit: Kit | None = None,
     ) -> None:
         """Start the transport's process.
 
@@ -239,7 +239,7 @@ class Session:
         :raises DeliveryTransportError: if its command cannot be started
         """
         self.chain = chain
-        self._kit = kit
+        self._kit = kit or Kit()
         self.executable = executable
         self._nonce = os.urandom(8).hex().encode()
         self.argv = tuple(wrap(chain, command_line(executable, self._nonce.decode())))
