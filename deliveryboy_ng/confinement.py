@@ -43,17 +43,16 @@ class Confinement:
         can be made
     :param read: None, or paths that it may read besides the system's programs and libraries and what is installed for the
         interpreter; all else does not exist for it
-    :param write: paths that it may write; None leaves that to the user's rights
+    :param write: paths that it may write, files and folders but no links, pipes or sockets; None leaves that to the user's rights
     :param tmp: bytes (or text such as ``"64M"``) of private folders in the place of /tmp, /var/tmp and /dev/shm, all
         together, which end with the call; False or 0 leaves these as they are
     :param devices: devices that it may use besides null, zero, full, random and urandom
     :param new_privileges: whether programs may gain rights when they are started (set-uid ones); that contradicts all of the
         above and the next three, from which such programs would be free
     :param capabilities: names of capabilities(7) to keep, such as ``"net_raw"``, where the call has them
-    :param namespaces: what else it shall have of its own: ``"cgroup"``, ``"ipc"``, ``"net"``, ``"uts"``.  For a pid namespace put
-        ``Unshare(pid=True)`` or ``Bubblewrap()`` into the chain
+    :param namespaces: what it shall have of its own besides mounts and processes: ``"cgroup"``, ``"ipc"``, ``"net"``, ``"uts"``
     :param syscalls: system calls to refuse with EPERM.  Unless it is empty these are refused too: new namespaces, injecting
-        terminal input, setting the limits and priorities of other processes
+        terminal input, set-uid files, leases, setting the limits and priorities of other processes
     :param env: names of the environment variables that stay (a * at the end stands for anything); None keeps all.  What
         the option ``env`` sets is set all the same
     :param cwd: working directory, unless the option ``cwd`` names another; by default the present one if it can be seen, else the
@@ -215,9 +214,7 @@ def _names(name: str, value: object, known: tuple[str, ...]) -> tuple[str, ...]:
     found = tuple(value)
     for each in found:
         if each == "pid":
-            raise DeliveryOptionError(
-                "Confinement: a pid namespace begins with its first process; put Unshare(pid=True) or Bubblewrap() into the chain"
-            )
+            raise DeliveryOptionError("Confinement: namespaces: a confined call has a pid namespace of its own in any case")
         if each not in known:
             near = difflib.get_close_matches(str(each), known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
