@@ -930,6 +930,21 @@ def test_what_is_not_there_is_named(name: str) -> None:
         strictly(**{name: [path]})(len)("x")
 
 
+def test_a_working_directory_of_which_nothing_but_the_name_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a project's folder in which the interpreter's own lies."""
+    need_namespaces()
+    folder = tempfile.mkdtemp(dir=os.path.dirname(os.path.abspath(__file__)))
+    try:
+        os.mkdir(f"{folder}/shown")
+        monkeypatch.chdir(folder)
+        assert strictly(read=[f"{folder}/shown"])(os.getcwd)() == "/tmp"
+        assert strictly(read=[folder])(os.getcwd)() == folder
+        monkeypatch.chdir(f"{folder}/shown")
+        assert strictly(read=[folder])(os.getcwd)() == f"{folder}/shown"
+    finally:
+        shutil.rmtree(folder)
+
+
 def test_a_working_directory_that_is_out_of_sight(tmp_path: Path) -> None:
     with pytest.raises(ProtectionUnavailable, match="cwd="):
         strictly()(len).with_options(cwd=str(tmp_path))("x")

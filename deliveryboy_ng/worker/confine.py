@@ -98,6 +98,7 @@ class Confinement:
         self._missing: "list[str]" = []
         self._places: "list[tuple[str, str]] | None" = None
         self._entered = False
+        self._view: "Any" = None
 
     def apply(self) -> "list[str]":
         """Confine this process; tells what is enforced.
@@ -109,7 +110,7 @@ class Confinement:
         if self._has_files() or wanted["namespaces"]:
             self._try("read, write, tmp and namespaces", self._make_namespaces)
             self._try("processes", self._look_for_init)
-            self._settle(before)
+            self._settle(before if self._sees(before) else "")
         if not wanted["new_privileges"]:
             self._try("new_privileges", self._refuse_privileges)
         self._try("read, write and signals", self._restrict)
@@ -163,6 +164,7 @@ class Confinement:
             raise Broken("read, write and tmp: a file system of its own cannot be put together there: %s" % error) from None
         self._places = shown.places(entered=True)
         self._entered = True
+        self._view = shown
         lines += ["%s=%s" % (name, wanted[name]) for name in ("read", "write", "devices") if wanted[name]]
         lines += ["read only"] if wanted["write"] is not None else []
         return lines + (["tmp=%d" % wanted["tmp"]] if wanted["tmp"] else [])
@@ -197,6 +199,10 @@ class Confinement:
                 "parts of /proc are hidden; put Bubblewrap() into the chain"
             )
         return _own_pids(self.kind)
+
+    def _sees(self, path: str) -> bool:
+        """Whether it is shown as it is: else there may be no more than a folder of its name, on the way to something else."""
+        return self._view is None or self._view.holds(path)
 
     def _settle(self, before: str) -> None:
         """Where the call finds itself, and what is said of it in the environment."""

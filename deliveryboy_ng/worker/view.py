@@ -79,6 +79,10 @@ class View:
             self._modes[real] = mode
         return ""
 
+    def holds(self, path: str) -> bool:
+        """Whether that, of which no part is a link, lies in something that is shown, or is."""
+        return path in self._modes or self._around(path) is not None
+
     def _follow(self, path: str) -> str:
         """The path without symbolic links, of which a note is taken: they are made anew.
 
