@@ -31,6 +31,7 @@ from deliveryboy_ng import (
     DeliveryPickleError,
     Limits,
     ProtectionUnavailable,
+    RemoteError,
     Sudo,
     Unshare,
     Verdict,
@@ -1109,3 +1110,67 @@ def test_bubblewrap_and_unshare_use_their_own_means() -> None:
     assert "--bind /a /a" in words and "--bind-try /b /b" in words and "--dev-bind-try /dev/kvm /dev/kvm" in words
     assert "--share-net" in words and "--unshare-all" in words
     assert Unshare().confined(Confinement(namespaces=["net", "uts"])) == Unshare(net=True, uts=True)
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+class Reduced(Exception):
+    def __reduce__(self) -> Any:
+        return os.system, ("touch /var/tmp/deliveryboy-reduced",)
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("asked for its text")
+
+    __repr__ = __str__
+
+
+def pose() -> None:
+    class Posing(ValueError):
+        @property
+        def __class__(self) -> Any:
+            return KeyboardInterrupt
+
+    raise Posing("text")
+
+
+class Dictionary(dict):  # type: ignore[type-arg]
+    def items(self) -> Any:
+        os._exit(5)
+
+
+class Number(int):
+    def __int__(self) -> int:
+        raise SystemExit("asked for its number")
+
+
+def raise_one(kind: type[BaseException]) -> None:
+    raise kind("text")
+
+
+def return_one(kind: type) -> Any:
+    return [kind()]
+
+
+@pytest.mark.parametrize("kind", [Reduced, Unspeakable], ids=lambda kind: kind.__name__)
+def test_hostile_exceptions_of_confined_calls(chain: Any, kind: type[BaseException]) -> None:
+    receipt = strictly(chain)(raise_one).run(kind)
+    assert receipt.verdict is Verdict.RAISED and type(receipt.exception) in (kind, RemoteError)
+    assert receipt.exception.args == ("text",) or isinstance(receipt.exception, RemoteError)
+    assert not os.path.exists("/var/tmp/deliveryboy-reduced")
+
+
+def test_exception_that_poses_as_another(chain: Any) -> None:
+    receipt = strictly(chain)(pose).run()
+    assert receipt.verdict is Verdict.RAISED and isinstance(receipt.exception, RemoteError)
+    assert receipt.exception.type_name.endswith("Posing")
+
+
+@pytest.mark.parametrize("kind", [Dictionary, Number], ids=lambda kind: kind.__name__)
+def test_classes_that_pose_as_data(chain: Any, kind: type) -> None:
+    receipt = strictly(chain)(return_one).run(kind)
+    assert isinstance(receipt.exception, DeliveryPickleError) and f"value[0] is a test_confinement.{kind.__name__}" in str(
+        receipt.exception
+    )

@@ -32,6 +32,8 @@ BACKLOG = 1 << 20
 _LARGE = 1 << 20
 # Seconds after a call's start, with and without limits that have to be watched.
 _FIRST_LOOK, _FIRST_IDLE_LOOK = 0.005, 0.1
+# Seconds that a call is busy with being confined, before anything of the caller's runs in it.
+_CONFINING = 0.004
 _HANDLED = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
 _STREAMS = {"stdout": frames.STDOUT, "stderr": frames.STDERR, "reply": frames.REPLY}
 
@@ -262,6 +264,8 @@ class Supervisor:
         call.base, call.given, call.box = system.resident_memory(), pipes.given, sum(map(len, box))
         if call.setup["limits"] or not call.setup["detached"]:
             call.next_look = call.started + (_FIRST_LOOK if call.setup["limits"] else _FIRST_IDLE_LOOK)
+            if call.setup["confinement"] is not None:
+                call.next_look += _CONFINING
         call.pipes = pipes.near_ends()
         for fd in call.pipes:
             posix.set_blocking(fd, False)
