@@ -134,7 +134,7 @@ class Runner(Generic[P, R]):
         """How a delivered function that another one refers to travels: see worker/standin.py."""
         from .packing import reduce_runner
 
-        return reduce_runner(runner.__wrapped__, runner.options.as_bytes(), runner._bound)
+        return reduce_runner(runner.__wrapped__, runner.options.as_bytes(), runner._bound, tuple(runner.options.accepts))
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         module, name = str(getattr(self, "__module__", "")), str(vars(self).get("__qualname__", ""))

@@ -200,8 +200,8 @@ class Options:
         return (self.executable,) if self.executable else default_executables(self.chain)
 
     def as_bytes(self) -> bytes:
-        """For a far side that delivers further; a callable for the output stays behind."""
-        return pickle.dumps(dataclasses.replace(self, output=None if callable(self.output) else self.output))
+        """For a far side that delivers further; a callable for the output stays behind, and classes travel on their own."""
+        return pickle.dumps(dataclasses.replace(self, output=None if callable(self.output) else self.output, accepts=()))
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:

@@ -282,9 +282,9 @@ def unwrapping_steps(func: types.FunctionType, module: str) -> int | None:
     return None
 
 
-def reduce_runner(func: Any, options: bytes, bound: tuple[Any, ...]) -> tuple[Any, ...]:
+def reduce_runner(func: Any, options: bytes, bound: tuple[Any, ...], accepts: tuple[type, ...]) -> tuple[Any, ...]:
     """How a delivered function that another one refers to travels."""
-    return standin.Runner, (), (func, options, bound)
+    return standin.Runner, (), (func, options, bound, accepts)
 
 
 MAGIC = importlib.util.MAGIC_NUMBER

@@ -481,6 +481,19 @@ def test_nonsense_is_refused(given: dict[str, Any]) -> None:
         deliver(**given)
 
 
+def test_accepted_classes_travel_with_a_function_that_delivers_further() -> None:
+    @dataclasses.dataclass
+    class Local:
+        x: int
+
+    inner = deliver(trust=False, accepts=[Local])(lambda: Local(3))
+
+    def outer() -> int:
+        return inner().x
+
+    assert deliver(outer)() == 3
+
+
 def test_what_is_not_accepted_by_name_does_not_come_back() -> None:
     with pytest.raises(DeliveryPickleError, match="Point"):
         far_with(accepts=[Pair])(lambda: Point(1))()

@@ -32,7 +32,7 @@ CAPABILITIES = (
 )
 _SIGNALS = "signals stay inside"
 # Where Python, conda and what is installed with them have their files.
-_OF_A_PREFIX = ("bin", "lib", "lib64", "libexec", "include", "share", "etc", "ssl", "pyvenv.cfg")
+_OF_A_PREFIX = ("bin", "lib", "lib64", "share", "etc", "ssl", "pyvenv.cfg")
 
 
 class Unavailable(Exception):
@@ -178,7 +178,7 @@ class Confinement:
         elif wanted["read"] is None:
             shown.show("/", "read")
         else:
-            for path in view.SYSTEM:
+            for path in (*view.SYSTEM, *view.FOR_NETWORK) if wanted["network"] else view.SYSTEM:
                 shown.show(path, "read")
         if wanted["tmp"]:
             for path in view.TEMPORARY:

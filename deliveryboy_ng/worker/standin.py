@@ -19,17 +19,19 @@ _ERROR_WORDS = ("Error", "Exceeded", "Died", "Exited", "Timeout", "Interrupted",
 class Runner:
     """A delivered function as the far side knows it."""
 
-    def __init__(self, func: "Any" = None, options: bytes = b"", bound: "tuple[Any, ...]" = ()) -> None:
-        self.__setstate__((func, options, bound))
+    def __init__(
+        self, func: "Any" = None, options: bytes = b"", bound: "tuple[Any, ...]" = (), accepts: "tuple[Any, ...]" = ()
+    ) -> None:
+        self.__setstate__((func, options, bound, accepts))
 
-    def __setstate__(self, state: "tuple[Any, bytes, tuple[Any, ...]]") -> None:
-        func, self._options, self._bound = state
+    def __setstate__(self, state: "tuple[Any, bytes, tuple[Any, ...], tuple[Any, ...]]") -> None:
+        func, self._options, self._bound, self._accepts = state
         self.__wrapped__ = func
         self.__name__ = getattr(func, "__name__", type(func).__name__)
         self.__doc__ = getattr(func, "__doc__", None)
 
     def __reduce__(self) -> "Any":
-        return Runner, (), (self.__wrapped__, self._options, self._bound)
+        return Runner, (), (self.__wrapped__, self._options, self._bound, self._accepts)
 
     def __getattr__(self, name: str) -> "Any":
         if name.startswith("_"):
@@ -43,7 +45,7 @@ class Runner:
             instance = owner if owner is not None else type(instance)
         elif not hasattr(type(self.__wrapped__), "__get__"):
             return self
-        return self if instance is None else Runner(self.__wrapped__, self._options, (instance,))
+        return self if instance is None else Runner(self.__wrapped__, self._options, (instance,), self._accepts)
 
     @property
     def _function(self) -> "Any":
@@ -78,7 +80,8 @@ class Runner:
 
         from deliveryboy_ng import core
 
-        return core.Runner(self.__wrapped__, _pickle.loads(self._options), self._bound)
+        runner = core.Runner(self.__wrapped__, _pickle.loads(self._options), self._bound)
+        return runner.with_options(accepts=self._accepts) if self._accepts else runner
 
 
 def _refuse(*args: object, **kwargs: object) -> "Any":

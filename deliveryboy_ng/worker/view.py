@@ -15,16 +15,18 @@ _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE = 442, -100, 0x8000
 _RDONLY, _NOSUID_TOO, _NODEV_TOO = 1, 2, 4
 
-# What an ordinary program on Linux reads.
+# What an ordinary program on Linux reads, and what it reads besides if it may use the network.
 SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store", "/proc"),
     *("/sys/devices/system", "/run/current-system"),
     *("/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ld.so.preload"),
-    *("/etc/nsswitch.conf", "/etc/passwd", "/etc/group", "/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/etc/gai.conf"),
-    *("/etc/services", "/etc/protocols", "/etc/localtime", "/etc/timezone", "/etc/mime.types", "/etc/magic", "/etc/os-release"),
-    *("/etc/fonts", "/etc/terminfo", "/etc/inputrc", "/etc/locale.alias", "/etc/locale.conf", "/etc/debian_version"),
+    *("/etc/nsswitch.conf", "/etc/passwd", "/etc/group", "/etc/localtime", "/etc/timezone", "/etc/mime.types", "/etc/os-release"),
+    *("/etc/fonts", "/etc/terminfo", "/etc/inputrc", "/etc/locale.alias", "/etc/locale.conf", "/etc/crypto-policies"),
     *("/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/ca-certificates", "/etc/pki/tls/certs", "/etc/pki/ca-trust"),
-    *("/etc/crypto-policies", "/etc/matplotlibrc", "/etc/OpenCL"),
+)
+FOR_NETWORK = (
+    *("/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/etc/gai.conf", "/etc/services", "/etc/protocols"),
+    *("/etc/networks", "/etc/rpc"),
 )
 # Folders for temporary files; a private one stands in for each that is there.
 TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
