@@ -29,6 +29,7 @@ _ENVIRONMENT = (
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
 )
+_UNDOING = ("sys_admin", "sys_ptrace", "perfmon", "bpf", "sys_module", "sys_rawio", "sys_boot", "checkpoint_restore", "mac_admin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class Confinement:
     :param capabilities: names of capabilities(7) to keep, such as ``"net_raw"``, where the call has them
     :param namespaces: what it shall have of its own besides mounts and processes: ``"cgroup"``, ``"ipc"``, ``"net"``, ``"uts"``
     :param syscalls: system calls to refuse with EPERM.  Unless it is empty these are refused too: new namespaces, injecting
-        terminal input, set-uid files, leases, setting the limits and priorities of other processes
+        terminal input, set-uid files, leases, setting limits and priorities of processes by their number
     :param env: names of the environment variables that stay (a * at the end stands for anything); None keeps all.  What
         the option ``env`` sets is set all the same
     :param cwd: working directory, unless the option ``cwd`` names another; by default the present one if it can be seen, else the
@@ -146,6 +147,9 @@ class Confinement:
                 raise DeliveryOptionError(
                     f"Confinement: {name}: {min(private)} is a private folder, and the machine's own with tmp=False only"
                 )
+        undoing = [name for name in self.capabilities if name in _UNDOING]
+        if undoing:
+            raise DeliveryOptionError(f"Confinement: capabilities: who has {', '.join(undoing)} is not held by the rest")
         if self.read is not None and self.write is None:
             raise DeliveryOptionError("Confinement: write=None leaves every file writable, and readable; it contradicts read=")
         if self.network and "net" in self.namespaces:

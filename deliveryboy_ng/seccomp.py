@@ -44,6 +44,7 @@ NUMBERS = {
     "kexec_load": (246, 104),
     "keyctl": (250, 219),
     "lookup_dcookie": (212, 18),
+    "memfd_secret": (447, 447),
     "migrate_pages": (256, 238),
     "modify_ldt": (154, None),
     "msgget": (68, 186),
@@ -111,13 +112,16 @@ _CHECKED = {
     "sched_setparam": (142, 118),
     "sched_setscheduler": (144, 119),
     "setpriority": (141, 140),
+    "setsockopt": (54, 208),
     "socket": (41, 198),
     "socketpair": (53, 199),
 }
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _SOCK_STREAM, _SOCK_SEQPACKET, _KIND_OF_SOCKET = 1, 5, 15
 _F_SETLEASE, _F_NOTIFY = 1024, 1026
-_PR_SET_MM = 35
+_F_SETPIPE_SZ = 1031
+_PR_SET_DUMPABLE, _PR_SET_MM = 4, 35
+_SOL_SOCKET, _SO_SNDBUF, _SO_RCVBUF, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 1, 7, 8, 32, 33
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _NEW_NAMESPACES = 0x7E020000
 _SET_ID = 0o6000
@@ -185,10 +189,14 @@ def _blocks(guarding: bool, network: bool) -> dict[str, list[Instruction]]:
     # Its flags are in memory, out of a filter's sight; the C library then takes clone.
     blocks["clone3"] = [_refuse(_ENOSYS)]
     blocks["ioctl"] = _none_of(1, [_TIOCSTI, _TIOCLINUX])
-    # A lease keeps others from opening a file; a notice of changes to a folder goes where nobody looks.
-    blocks["fcntl"] = _none_of(1, [_F_SETLEASE, _F_NOTIFY])
-    # It decides what /proc shows of this process, and how much of it.
-    blocks["prctl"] = _none_of(0, [_PR_SET_MM])
+    # A lease keeps others from opening a file; and what lies in pipes is charged to nobody.
+    blocks["fcntl"] = _none_of(1, [_F_SETLEASE, _F_NOTIFY, _F_SETPIPE_SZ])
+    # They decide what /proc shows of this process, and how much of it.
+    blocks["prctl"] = _none_of(0, [_PR_SET_MM, _PR_SET_DUMPABLE])
+    if not network:
+        # What lies in sockets is charged to nobody.
+        sizes = [_SO_SNDBUF, _SO_RCVBUF, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE]
+        blocks["setsockopt"] = [(_LOAD, 0, 0, _argument(1)), (_EQUAL, 1, 0, _SOL_SOCKET), _allow(), *_none_of(2, sizes)]
     for name in ("sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"):
         blocks[name] = _only([0], _EPERM)
     # Reading another's limits takes nothing from it.

@@ -778,6 +778,7 @@ def test_without_user_namespaces_nothing_runs() -> None:
     assert receipt.value == ["", "r", "r", "", ""]
     assert "files by Landlock alone" in receipt.applied and "read only" not in receipt.applied
     assert deliver(transport=NO_NAMESPACES, confinement=FREE)(len)("x") == 1
+    assert "pid namespace" in deliver(confinement=FREE)(len).run("x").applied
 
 
 def test_before_landlock_a_pid_namespace_does_it(place: Arena) -> None:
@@ -814,6 +815,7 @@ def test_before_mount_setattr_nothing_runs() -> None:
     need_namespaces()
     with pytest.raises(ProtectionUnavailable, match="Function not implemented"):
         strictly(without(442))(len)("x")
+    assert deliver(transport=without(442), confinement=Confinement(write=None, tmp=False))(len)("x") == 1, "it needs none"
     receipt = strictly(without(442), best_effort=True)(see).run("/etc/shadow", "/usr", "/tmp")
     assert receipt.value == ["", "r", ""] and "files by Landlock alone" in receipt.applied
 
@@ -829,6 +831,37 @@ def test_a_file_system_half_put_together_is_never_used() -> None:
     pivot_root = 155 if os.uname().machine == "x86_64" else 41
     receipt = strictly(without(pivot_root), best_effort=True)(see).run("/etc/shadow")
     assert receipt.verdict is Verdict.REFUSED and "cannot be put together" in str(receipt.exception)
+
+
+def test_namespaces_that_cannot_be_made_ready_are_refused() -> None:
+    """As where they are permitted, but nothing in them is: the kernel refuses mount(2)."""
+    need_namespaces()
+    for transport, confinement in (
+        ([without(444, 165), conftest.need_sudo()], None),
+        (without(165), STRICT),
+        (without(165), Confinement.strict(best_effort=True)),
+    ):
+        receipt = deliver(transport=transport, confinement=confinement, output="capture")(len).run("x")
+        assert receipt.verdict is Verdict.REFUSED, receipt
+        assert "cannot be made ready" in str(receipt.exception) and "Bubblewrap" in str(receipt.exception)
+
+
+def test_what_proc_tells_root_alone_is_hidden() -> None:
+    need_namespaces()
+
+    def look() -> list[bytes]:
+        return [open(f"/proc/{name}", "rb").read(10) for name in view._OF_ROOT if os.path.exists(f"/proc/{name}")]
+
+    assert not any(strictly()(look)())
+
+
+def test_installed_code_cannot_claim_that_nothing_ran(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path)], check=True)
+    (packages,) = tmp_path.glob("lib/python*/site-packages")
+    (packages / "forge.pth").write_text("import os; os.write(3, b'E' + (4).to_bytes(8, 'big') + b'text'); os._exit(0)\n")
+    receipt = deliver(confinement=STRICT, executable=str(tmp_path / "bin" / "python"))(len).run("x")
+    assert isinstance(receipt.exception, DeliveryPickleError) and "it had begun" in str(receipt.exception)
+    assert "made up" not in receipt.applied and "no network" in receipt.applied
 
 
 def test_nothing_installed_runs_before_the_confinement(tmp_path: Path, other_python: str) -> None:
@@ -978,6 +1011,7 @@ def test_a_working_directory_that_is_out_of_sight(tmp_path: Path) -> None:
         ({"read": ["/"]}, "read=None"),
         ({"write": ["/usr/.."]}, "write=None"),
         ({"write": ["/tmp"]}, "tmp=False only"),
+        ({"capabilities": ["net_raw", "sys_ptrace"]}, "sys_ptrace is not held"),
         ({"best_effort": None}, "best_effort must be true or false"),
         ({"read": [], "write": None}, "contradicts read"),
         ({"network": True, "namespaces": ["net"]}, "contradicts network=True"),
@@ -1076,6 +1110,12 @@ def test_the_filter_decides_as_it_should(machine: str) -> None:
         ("fcntl", (3, 1026), refuse(1)),
         ("prctl", (38,), allow),
         ("prctl", (35,), refuse(1)),
+        ("prctl", (4,), refuse(1)),
+        ("fcntl", (3, 1031), refuse(1)),
+        ("setsockopt", (3, 1, 2), allow),
+        ("setsockopt", (3, 6, 7), allow),
+        ("setsockopt", (3, 1, 7), refuse(1)),
+        ("setsockopt", (3, 1, 33), refuse(1)),
         ("socket", (1,), refuse(13)),
     ]
     for name, args, expected in cases:

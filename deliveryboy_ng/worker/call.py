@@ -146,10 +146,13 @@ def _run(setup: "dict[str, Any]", box: "list[bytes]", pipes: Pipes, parent: int)
     spare = [bytearray(_SPARE)] if setup["limits"] else []
     try:
         limit = _limiter(setup, sum(map(len, box)) if setup["guard"] else 0)
-        held = _prepare(setup)
+        held, packages = _prepare(setup)
         if setup["guard"]:
             # Nothing of the caller's is unpacked or imported before this.
             _tell(held + limit())
+        if packages is not None:
+            # Not before: what is installed may run something of its own at every start (.pth files).
+            _start_site(packages)
         function, args, kwargs = _unpack(box)
         if not setup["guard"]:
             # The import of what was shipped is not the function's doing; a small limit shall not break it.
@@ -229,8 +232,11 @@ def _magic() -> bytes:
     return bytes(_frozen_importlib_external.MAGIC_NUMBER)
 
 
-def _prepare(setup: "dict[str, Any]") -> "list[str]":
-    """Make the process what the caller asked for, but for its limits; tells what it is held to."""
+def _prepare(setup: "dict[str, Any]") -> "tuple[list[str], str | None]":
+    """Make the process what the caller asked for, but for its limits; tells what it is held to.
+
+    And, where site.py has still to find what is installed, where the user's own packages would lie.
+    """
     posix.umask(setup["umask"])
     confinement = setup["confinement"]
     held: "list[str]" = []
@@ -249,13 +255,9 @@ def _prepare(setup: "dict[str, Any]") -> "list[str]":
                 _locale.setlocale(_locale.LC_ALL, setup["locale"])
         except ValueError:
             pass  # another system may not have it; the variables are set all the same
-    ours = _prepare_imports(setup)
-    packages = "" if ours else _packages_of_this_user()
+    packages = None if _prepare_imports(setup) else _packages_of_this_user()
     if setup["guard"]:
-        held += _hold(setup["guard"], confinement, [_environment_of_its_own(), packages])
-    if not ours:
-        # Not before: what is installed may run something of its own at every start (.pth files).
-        _start_site(packages)
+        held += _hold(setup["guard"], confinement, [_environment_of_its_own(), packages or ""])
     cwd = setup["cwd"]
     if cwd is not None:
         try:
@@ -263,7 +265,7 @@ def _prepare(setup: "dict[str, Any]") -> "list[str]":
         except OSError as error:
             raise Refusal("cwd=%r cannot be entered on the far side: %s" % (cwd, error.strerror)) from None
     _prepare_streams()
-    return held
+    return held, packages
 
 
 def _set_environment(env: "dict[str, str | None]") -> None:

@@ -56,11 +56,11 @@ def guard(kind: str) -> "list[str]":
             return _own_pids(kind)
         raise Unavailable(reason)
     try:
-        landlock.restrict(None, True, True)
+        landlock.restrict(None, True)
     except OSError:
         # Without CAP_SYS_ADMIN it takes that set-uid programs gain no rights any more.
         system.prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        landlock.restrict(None, True, True)
+        landlock.restrict(None, True)
     return [*_own_pids(kind), _SIGNALS]
 
 
@@ -109,8 +109,8 @@ class Confinement:
         before = _cwd()
         if self._has_files() or wanted["namespaces"]:
             self._try("read, write, tmp and namespaces", self._make_namespaces)
-            self._try("processes", self._look_for_init)
             self._settle(before if self._sees(before) else "")
+        self._try("processes", self._look_for_init)
         if not wanted["new_privileges"]:
             self._try("new_privileges", self._refuse_privileges)
         self._try("read, write and signals", self._restrict)
@@ -144,8 +144,11 @@ class Confinement:
             shown = view.View()
             self._gather(shown)
             self._places = shown.places(entered=False)
+            try:
+                view.check()
+            except OSError as error:
+                raise Unavailable("the kernel there cannot make a tree read-only, Linux 5.12 and later can: %s" % error) from None
         try:
-            view.check()
             names = namespaces.enter(wanted["namespaces"], bool(wanted["capabilities"]))
         except namespaces.Halfway as error:
             raise Broken("namespaces: new ones cannot be made ready there: %s" % error) from None
@@ -193,7 +196,8 @@ class Confinement:
                     self._missing.append("%s=%r cannot be had on the far side: %s" % (name, path, reason))
 
     def _look_for_init(self) -> "list[str]":
-        if self.kind != "pid namespace" and not _has_init():
+        needed = self._has_files() or self.wanted["namespaces"]
+        if needed and self.kind != "pid namespace" and not _has_init():
             raise Unavailable(
                 "others can be seen there, and what it starts cannot be ended at one stroke: no pid namespace can be had, or "
                 "parts of /proc are hidden; put Bubblewrap() into the chain"
@@ -235,7 +239,7 @@ class Confinement:
     def _restrict(self) -> "list[str]":
         reason = _no_scopes()
         if landlock.version():
-            landlock.restrict(self._places, bool(self.wanted["network"]), True)
+            landlock.restrict(self._places, bool(self.wanted["network"]))
             if self._places is not None and not self._entered:
                 self.applied.append("files by Landlock alone")
         if reason and self.kind != "pid namespace" and not _has_init():

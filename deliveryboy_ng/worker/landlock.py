@@ -39,21 +39,20 @@ def version() -> int:
     return max(0, system.syscall(_CREATE_RULESET, None, 0, _VERSION))
 
 
-def restrict(places: "Iterable[tuple[str, str]] | None", network: bool, local: bool) -> None:
-    """From here on allow files only in *places*, TCP only if *network*, and signals and abstract sockets only inside.
+def restrict(places: "Iterable[tuple[str, str]] | None", network: bool) -> None:
+    """From here on allow files only in *places*, TCP only if *network*, signals and abstract unix sockets only inside.
 
     What this version does not know is left as it is.  Whatever is restricted, processes outside cannot be traced any more, nor
     their memory and descriptors be reached by /proc.
 
     :param places: ``(path, mode)``; None leaves the files alone.  The mode is ``read``, ``write``, where files and folders may be
         made but nothing that is a trap to who reads them later (links, pipes, sockets, devices), or ``all``
-    :param local: whether signals and abstract unix sockets stay inside
     :raises OSError: if the kernel refuses
     """
     found = version()
     handled = (1 << _RIGHTS.get(found, _ALL_RIGHTS)) - 1 if places is not None else 0
     tcp = 0 if network or found < FIRST_WITH_NETWORK else _TCP_BOTH
-    scoped = (_SCOPE_SIGNALS | _SCOPE_ABSTRACT_SOCKETS) if local and found >= FIRST_WITH_SCOPES else 0
+    scoped = (_SCOPE_SIGNALS | _SCOPE_ABSTRACT_SOCKETS) if found >= FIRST_WITH_SCOPES else 0
     size = 24 if found >= FIRST_WITH_SCOPES else 16 if found >= FIRST_WITH_NETWORK else 8
     attributes = b"".join(number.to_bytes(8, sys.byteorder) for number in (handled, tcp, scoped))[:size]
     ruleset = system.libc("syscall", _CREATE_RULESET, attributes, size, 0)

@@ -47,6 +47,8 @@ def enter(names: "Iterable[str]", keep_user: bool, pid: bool = False) -> "list[s
             posix.setgroups([])
         except OSError:
             pass
+    if _are_useless():
+        ways = [False]
     for with_user in ways:
         try:
             system.libc("unshare", flags | (_USER if with_user else 0))
@@ -84,9 +86,9 @@ def become_init(keep_user: bool) -> bool:
     All that this process starts can then be ended at one stroke, and knows of no process outside.  The one that it was waits
     for it, passes on signals, and ends as it does.
 
-    :raises OSError: if this process cannot go on
+    :raises Halfway: if this process cannot go on
     """
-    if not _proc_is_whole():
+    if not _proc_is_whole() or _are_useless():
         return False
     try:
         enter((), keep_user, True)
@@ -103,6 +105,14 @@ def become_init(keep_user: bool) -> bool:
     except OSError:
         pass  # what needs it will say so
     return True
+
+
+def _are_useless() -> bool:
+    """Ubuntu lets everybody make a user namespace, and then permits nothing in it."""
+    try:
+        return posix.geteuid() != 0 and system.read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").strip() == b"1"
+    except OSError:
+        return False
 
 
 def _proc_is_whole() -> bool:

@@ -219,6 +219,8 @@ class Supervisor:
 
     def _start(self, call: Call) -> None:
         try:
+            if system.broken:
+                raise OSError(system.broken)
             pipes = call_process.Pipes(call.part(frames.INPUT), bool(call.setup["detached"]))
             # What is needed behind the fork is imported before it: that costs a quarter, without pages to be copied.
             if call.setup["guard"]:
@@ -591,7 +593,12 @@ def _become_init(own: str) -> None:
         return
     # In a user namespace there are no rights for it any more.
     system.come_first(True)
-    namespaces.become_init("!" in own)
+    try:
+        namespaces.become_init("!" in own)
+    except namespaces.Halfway as error:
+        system.broken = (
+            "new namespaces cannot be made ready there (%s); put Unshare(pid=True) or Bubblewrap() into the chain" % error
+        )
     system.come_first()
 
 

@@ -20,6 +20,7 @@ _ENOSYS = 38
 LONGEST_POLL = 2000000000  # milliseconds; poll(2) takes a C int
 PAGE = posix.sysconf("SC_PAGESIZE")
 
+broken = ""  # why nothing can be started any more
 alone = False  # whether this process has its user namespace for itself
 niceness = 0  # what it was before it came first
 _functions: "dict[str, int]" = {}

@@ -31,6 +31,8 @@ FOR_NETWORK = (
 # Folders for temporary files; a private one stands in for each that is there.
 TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
 _DEVICES = ("/dev/full", "/dev/null", "/dev/random", "/dev/urandom", "/dev/zero")
+# What /proc tells root alone of the machine.
+_OF_ROOT = ("keys", "kpagecgroup", "kpagecount", "kpageflags", "slabinfo", "timer_list", "vmallocinfo")
 _TERMINALS = {"/dev/ptmx", "/dev/pts"}
 _ELOOP, _ENOSYS = 40, 38
 _LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
@@ -151,6 +153,10 @@ class View:
             self._put(path)
             _set_attributes("/new" + path, _NOSUID_TOO | (_RDONLY if self._modes[path] in ("read", "dev") else _NODEV_TOO))
         self._link("tmp")
+        if posix.geteuid() == 0 and self.holds("/proc"):
+            for name in _OF_ROOT:
+                if posix.access("/new/proc/" + name, posix.F_OK):
+                    _bind("/new/dev/null", "/new/proc/" + name)
         posix.chdir("/new")
         _pivot(".", ".")
         system.libc("umount2", b".", _DETACH)
