@@ -98,7 +98,8 @@ class Confinement:
         limits = Limits(memory="512M", cpu=60, processes=64, file_size="64M", open_files=256, core=0)
         preset: dict[str, Any] = {
             "read": (),
-            "namespaces": ("cgroup", "ipc", "uts") if changes.get("network") else ("cgroup", "ipc", "net", "uts"),
+            # Without sockets a network of its own would only keep the machine's connections out of sight, and costs the most.
+            "namespaces": ("cgroup", "ipc", "uts"),
             "env": _ENVIRONMENT,
             "limits": limits,
             "timeout": 60.0,
