@@ -485,6 +485,15 @@ def test_paths_to_read_and_to_write(folders: list[str]) -> None:
     assert nested(a, b, link) == ["rw", "r", "rw"], "the nearest rule counts"
     assert deliver(confinement=Confinement(tmp=False))(see)(a, b, "/tmp", "/var/tmp") == ["r", "r", "r", "r"]
     assert deliver(confinement=Confinement(tmp=False, write=None))(see)(a, "/tmp") == ["rw", "rw"]
+    os.unlink(f"{a}/new")
+    outside = tempfile.mkdtemp(dir=os.path.dirname(os.path.abspath(__file__)))
+    try:
+        assert deliver(confinement=Confinement(write=None))(see)(outside, a, "/tmp") == ["rw", "", "rw"]
+        assert os.listdir(outside) == ["new"]
+        free = Confinement(write=None, best_effort=True)
+        assert deliver(transport=without(442), confinement=free)(see)(outside) == ["rw"]
+    finally:
+        shutil.rmtree(outside)
 
 
 def test_a_bwrap_hop_makes_way_for_what_may_be_written(folders: list[str]) -> None:

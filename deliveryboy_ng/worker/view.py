@@ -6,6 +6,7 @@ tmpfs that ends with the last process in it; what is shown is bound into it, so 
 
 import _stat
 import posix
+import sys
 
 from . import namespaces, system
 
@@ -41,7 +42,9 @@ _INODES_PER_MEBIBYTE = 256
 
 
 def check() -> None:
-    """:raises OSError: before Linux 5.12, which cannot make all of a tree read-only"""
+    """:raises OSError: where no tree can be made read-only, before Linux 5.12, and on machines that are not known here"""
+    if posix.uname().machine not in _PIVOT_ROOT or sys.maxsize < 1 << 32:
+        raise OSError(_ENOSYS, "system calls of that machine are not known")
     try:
         system.libc("syscall", _MOUNT_SETATTR, -1, b"", 0, bytes(32), 0)
     except OSError as error:
@@ -62,10 +65,10 @@ class View:
     def places(self, entered: bool) -> "list[tuple[str, str]]":
         """What Landlock shall allow of all that is shown, or that would be if it were entered."""
         if entered:
-            modes = {"write": "write", "tmp": "all", "dev": "all"}
+            modes = {"write": "write", "all": "all", "tmp": "all", "dev": "all"}
             return [("/", "read"), *((path, modes[mode]) for path, mode in self._modes.items() if mode != "read")]
         devices = [(path, "all") for path in self._devices if posix.access(path, posix.F_OK)]
-        return devices + [(path, mode) for path, mode in self._modes.items() if mode in ("read", "write")]
+        return devices + [(path, mode) for path, mode in self._modes.items() if mode in ("read", "write", "all")]
 
     def show(self, path: str, mode: str) -> str:
         """Show *path* under its own name; why it cannot be, or an empty string.
