@@ -96,7 +96,10 @@ def become_init(keep_user: bool) -> bool:
         raise
     except OSError:
         return False
-    inner = posix.fork()
+    try:
+        inner = posix.fork()
+    except OSError as error:
+        raise Halfway(error.errno, error.strerror) from None
     if inner:
         _wait_for(inner)
     system.prctl(system.PR_SET_PDEATHSIG, system.SIGKILL)
@@ -108,9 +111,10 @@ def become_init(keep_user: bool) -> bool:
 
 
 def _are_useless() -> bool:
-    """Ubuntu lets everybody make a user namespace, and then permits nothing in it."""
+    """Ubuntu lets whoever has no AppArmor profile make a user namespace, and then permits nothing in it."""
     try:
-        return posix.geteuid() != 0 and system.read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").strip() == b"1"
+        restricted = posix.geteuid() != 0 and system.read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").strip() == b"1"
+        return restricted and system.read("/proc/self/attr/current").strip() == b"unconfined"
     except OSError:
         return False
 
