@@ -10,7 +10,7 @@ from typing import Any
 
 from . import seccomp
 from .exceptions import DeliveryOptionError
-from .limits import Limits, parse_size
+from .limits import Limits, parse_size, refuse_unknown
 from .worker.confine import CAPABILITIES
 from .worker.namespaces import KINDS
 
@@ -81,11 +81,7 @@ class Confinement:
     best_effort: bool = False
 
     def __new__(cls, *args: object, **values: object) -> Confinement:
-        for name in values:
-            if name not in cls.__dataclass_fields__:
-                near = difflib.get_close_matches(name, cls.__dataclass_fields__, 1)
-                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(cls.__dataclass_fields__)}"
-                raise DeliveryOptionError(f"Confinement has no {name}; {hint}")
+        refuse_unknown(cls, values)
         return super().__new__(cls)
 
     @classmethod

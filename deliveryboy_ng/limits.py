@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 
 from .exceptions import DeliveryOptionError
 
-__all__ = ["Limits", "parse_size"]
+__all__ = ["Limits", "parse_size", "refuse_unknown"]
 
 _LARGEST = 1 << 62
 _LONGEST = 1_000_000_000
@@ -32,6 +33,16 @@ def parse_size(name: str, value: object) -> int:
     raise DeliveryOptionError(
         f'{name} must be a size: a number of bytes up to 2**62 or text such as "64K", "512M", "2G", not {value!r}'
     )
+
+
+def refuse_unknown(kind: type, names: Iterable[str]) -> None:
+    """:raises DeliveryOptionError: if one of the names is no field of that dataclass, with the nearest that is"""
+    known: Iterable[str] = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise DeliveryOptionError(f"{kind.__name__} has no {name}; {hint}")
 
 
 def _count(name: str, value: object, least: int = 0) -> int:
@@ -86,13 +97,7 @@ class Limits:
     rlimits: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     def __new__(cls, *args: object, **limits: object) -> Limits:
-        for name in limits:
-            if name not in cls.__dataclass_fields__:
-                import difflib
-
-                near = difflib.get_close_matches(name, cls.__dataclass_fields__, 1)
-                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(cls.__dataclass_fields__)}"
-                raise DeliveryOptionError(f"Limits has no {name}; {hint}")
+        refuse_unknown(cls, limits)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
