@@ -204,7 +204,7 @@ def _limit_processes(number: int) -> None:
     outside = system.read("/proc/self/uid_map").split() == [b"0", b"0", b"4294967295"]
     if outside and posix.getuid() == 0:
         return
-    if system.alone and _kernel() >= (5, 14):
+    if system.alone and system.kernel() >= (5, 14):
         # From then on it counts those in the user namespace only; a limit of an outer one counts on its own.
         global counts_alone
         counts_alone = True
@@ -215,11 +215,6 @@ def _limit_processes(number: int) -> None:
     global most_tasks
     most = most_tasks = min(tasks_of_this_user() - 1 + number + (0 if outside else 4), _hard_limit("NPROC"))
     _set_rlimit("processes", "NPROC", most, most)
-
-
-def _kernel() -> "tuple[int, ...]":
-    """The kernel's version."""
-    return tuple(int(part) for part in posix.uname().release.partition("-")[0].split(".")[:2] if part.isdigit())
 
 
 def tasks_of_this_user() -> int:

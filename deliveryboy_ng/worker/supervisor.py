@@ -236,6 +236,7 @@ class Supervisor:
 
                 if "processes" in call.setup["limits"]:
                     system.come_first()
+                    system.bound_pids(call.setup["limits"]["processes"])
             box = [call.part(frames.MODULES), call.part(frames.BODY)]
             if pipes.given[1] + len(box[1]) > _LARGE:
                 system.trim_heap()
