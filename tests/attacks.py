@@ -512,7 +512,6 @@ def gain_rights(target: dict[str, Any]) -> list[str]:
     actions: dict[str, Callable[[], Any]] = {
         "sudo": lambda: runs_as_another("sudo", "-n", "id", "-u"),
         "sudo to another": lambda: runs_as_another("sudo", "-n", "-u", "#1", "id", "-u"),
-        "su": lambda: runs_as_another("su", "-c", "id -u", "root" if uid != "0" else "nobody"),
         "setuid": lambda: os.setuid(1) or True,
         "setresuid": lambda: os.setresuid(0, 1, 1) or True,
         "setgid": lambda: os.setgid(1) or True,
