@@ -10,7 +10,7 @@ from typing import Any
 
 from . import seccomp
 from .exceptions import DeliveryOptionError
-from .limits import Limits, parse_size, refuse_unknown
+from .limits import Limits, parse_seconds, parse_size, refuse_unknown
 from .worker.confine import CAPABILITIES
 from .worker.namespaces import KINDS
 
@@ -128,8 +128,8 @@ class Confinement:
             put(self, "cwd", _path("cwd", self.cwd))
         if not isinstance(self.limits, Limits):
             raise DeliveryOptionError(f"Confinement: limits must be Limits(...), not {self.limits!r}")
-        if self.timeout is not None and (isinstance(self.timeout, bool) or not isinstance(self.timeout, (int, float))):
-            raise DeliveryOptionError(f"Confinement: timeout must be a number of seconds, not {self.timeout!r}")
+        if self.timeout is not None:
+            put(self, "timeout", parse_seconds("Confinement: timeout", self.timeout))
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .exceptions import DeliveryOptionError
 
-__all__ = ["Limits", "parse_size", "refuse_unknown"]
+__all__ = ["Limits", "parse_seconds", "parse_size", "refuse_unknown"]
 
 _LARGEST = 1 << 62
 _LONGEST = 1_000_000_000
@@ -118,7 +118,7 @@ class Limits:
         """The limits as numbers, by name, those that are set; ``rlimits`` by the names of setrlimit(2)."""
         found: dict[str, Any] = {}
         if self.cpu is not None:
-            found["cpu"] = _seconds("Limits: cpu", self.cpu)
+            found["cpu"] = parse_seconds("Limits: cpu", self.cpu)
         for name in ("memory", "address_space", "data", "stack", "file_size", "core", "locked_memory"):
             value = getattr(self, name)
             if value is not None:
@@ -137,7 +137,8 @@ class Limits:
         return found
 
 
-def _seconds(name: str, value: object) -> float:
+def parse_seconds(name: str, value: object) -> float:
+    """:raises DeliveryOptionError: if it is no number of seconds above 0"""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _LONGEST:
         return float(value)
     raise DeliveryOptionError(f"{name} must be a number of seconds above 0 and up to {_LONGEST:,}, not {value!r}")

@@ -1017,6 +1017,8 @@ def test_a_working_directory_that_is_out_of_sight(tmp_path: Path) -> None:
         ({"cwd": "here"}, "must be an absolute path"),
         ({"limits": {}}, "limits must be Limits"),
         ({"timeout": "1"}, "timeout must be a number"),
+        ({"timeout": -1}, "timeout must be a number"),
+        ({"timeout": float("nan")}, "timeout must be a number"),
         ({"read": ["/"]}, "read=None"),
         ({"write": ["/usr/.."]}, "write=None"),
         ({"write": ["/tmp"]}, "tmp=False only"),

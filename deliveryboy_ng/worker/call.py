@@ -411,7 +411,7 @@ def _hold(kind: str, confinement: "dict[str, Any] | None", installed: "list[str]
 
     try:
         return confine.guard(kind) if confinement is None else confine.Confinement(confinement, kind, installed).apply()
-    except confine.Unavailable as error:
+    except (confine.Unavailable, OSError) as error:
         raise Refusal(str(error)) from None
 
 

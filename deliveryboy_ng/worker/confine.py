@@ -51,7 +51,7 @@ def guard(kind: str) -> "list[str]":
     """
     reason = _no_scopes()
     if reason:
-        if kind == "pid namespace" or _has_init():
+        if _pids_are_apart(kind):
             # Whatever the call does to its supervisor there, nothing of it outlives that.
             return _own_pids(kind)
         raise Unavailable(reason)
@@ -67,6 +67,11 @@ def guard(kind: str) -> "list[str]":
 def _has_init() -> bool:
     """Whether the supervisor is process 1 of its pid namespace: then all ends with it."""
     return posix.getppid() == 1
+
+
+def _pids_are_apart(kind: str) -> bool:
+    """Whether a pid namespace, the transport's or the supervisor's, holds what the call starts."""
+    return kind == "pid namespace" or _has_init()
 
 
 def _own_pids(kind: str) -> "list[str]":
@@ -97,7 +102,6 @@ class Confinement:
         self.applied: "list[str]" = []
         self._missing: "list[str]" = []
         self._places: "list[tuple[str, str]] | None" = None
-        self._entered = False
         self._view: "Any" = None
 
     def apply(self) -> "list[str]":
@@ -166,7 +170,6 @@ class Confinement:
         except OSError as error:
             raise Broken("read, write and tmp: a file system of its own cannot be put together there: %s" % error) from None
         self._places = shown.places(entered=True)
-        self._entered = True
         self._view = shown
         lines += ["%s=%s" % (name, wanted[name]) for name in ("read", "write", "devices") if wanted[name]]
         lines += ["read only"] if wanted["write"] is not None else []
@@ -197,7 +200,7 @@ class Confinement:
 
     def _look_for_init(self) -> "list[str]":
         needed = self._has_files() or self.wanted["namespaces"]
-        if needed and self.kind != "pid namespace" and not _has_init():
+        if needed and not _pids_are_apart(self.kind):
             raise Unavailable(
                 "others can be seen there, and what it starts cannot be ended at one stroke: no pid namespace can be had, or "
                 "parts of /proc are hidden; put Bubblewrap() into the chain"
@@ -240,9 +243,9 @@ class Confinement:
         reason = _no_scopes()
         if landlock.version():
             landlock.restrict(self._places, bool(self.wanted["network"]))
-            if self._places is not None and not self._entered:
+            if self._places is not None and self._view is None:
                 self.applied.append("files by Landlock alone")
-        if reason and self.kind != "pid namespace" and not _has_init():
+        if reason and not _pids_are_apart(self.kind):
             raise Unavailable(reason)
         return [] if reason else [_SIGNALS]
 
@@ -322,9 +325,9 @@ def clear_environment(names: "list[str]") -> None:
     """
     prefixes = tuple(name[:-1].encode() for name in names if name.endswith("*"))
     kept = {
-        bytes(bytearray(name)): bytes(bytearray(value))
+        name: bytes(bytearray(value))
         for name, value in posix.environ.items()
-        if name.decode("utf-8", "replace") in names or (prefixes and name.startswith(prefixes))
+        if name.decode("utf-8", "replace") in names or name.startswith(prefixes)
     }
     words = system.read("/proc/self/stat").rpartition(b")")[2].split()
     start, end = int(words[47]), int(words[48])
