@@ -254,6 +254,13 @@ BOMBS = {
 SMALL = Limits(memory="128M", cpu=1, processes=16, file_size="4M", open_files=64)
 
 
+@pytest.mark.parametrize("confinement", [None, Confinement.strict()], ids=["free", "strict"])
+def test_the_supervisor_is_process_1_behind_bwrap(confinement: Confinement | None) -> None:
+    """So it can end everybody at one stroke, which is all that helps root against a bomb that leaves its session."""
+    runner = deliver(transport=conftest.need_bwrap(), executable=conftest.system_python(), confinement=confinement)
+    assert runner(os.getppid)() == 1
+
+
 @pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.__name__)
 def test_bombs_end_in_their_verdict(chain: Any, bomb: Any) -> None:
     runner = strictly(chain, limits=SMALL, timeout=0.5 if bomb is sleeper else 30, tmp="8M")(bomb)

@@ -326,11 +326,17 @@ def kill_quietly(pid: int, signal: int) -> bool:
 def let_trackers_work(reaped: "Any" = None, limit: float = 0.5) -> None:
     """Let multiprocessing's helpers remove named semaphores and shared memory, as they do when all others have ended."""
     me = posix.getpid()
-    trackers = [pid for pid, _ in descendants(me) if _is_tracker(pid)]
+    deadline = time.monotonic() + limit
+    trackers = []
+    for pid, _ in descendants(me):
+        if time.monotonic() > deadline:
+            # Among very many, each has to get to run before its command line can be read.
+            return
+        if _is_tracker(pid):
+            trackers.append(pid)
     if not trackers:
         return
     _kill_found(me, frozenset(trackers))
-    deadline = time.monotonic() + limit
     while trackers and time.monotonic() < deadline:
         reap(reaped)
         trackers = [pid for pid in trackers if _is_tracker(pid)]
