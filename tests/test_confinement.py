@@ -384,7 +384,9 @@ def test_asyncio(chain: Any) -> None:
     assert strictly(chain)(with_asyncio)() == (b"hello\n", [1, 2])
 
 
-def test_the_standard_library(chain: Any) -> None:
+def test_the_standard_library(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # This project may itself lie in /tmp.
+    monkeypatch.chdir(Path.home())
     names, user, zone, _, cwd = strictly(chain)(with_the_standard_library)()
     assert (names, zone, cwd) == (["a", "b"], "Europe/Berlin", "/tmp")
     assert user == ("nobody" if isinstance(chain, Sudo) else pwd.getpwuid(os.getuid()).pw_name)
@@ -493,7 +495,7 @@ def test_paths_to_read_and_to_write(folders: list[str]) -> None:
     assert deliver(confinement=Confinement(tmp=False))(see)(a, b, "/tmp", "/var/tmp") == ["r", "r", "r", "r"]
     assert deliver(confinement=Confinement(tmp=False, write=None))(see)(a, "/tmp") == ["rw", "rw"]
     os.unlink(f"{a}/new")
-    outside = tempfile.mkdtemp(dir=os.path.dirname(os.path.abspath(__file__)))
+    outside = tempfile.mkdtemp(dir=Path.home())
     try:
         assert deliver(confinement=Confinement(write=None))(see)(outside, a, "/tmp") == ["rw", "", "rw"]
         assert os.listdir(outside) == ["new"]
@@ -603,7 +605,7 @@ def set_traps(folder: str) -> list[str]:
 
 def test_no_traps_are_left_where_it_may_write() -> None:
     need_namespaces()
-    folder = tempfile.mkdtemp(dir=os.path.dirname(os.path.abspath(__file__)))
+    folder = tempfile.mkdtemp(dir=Path.home())
     try:
         runner = deliver(confinement=Confinement.strict(write=[folder]))(set_traps)
         assert runner(folder) == []
@@ -983,7 +985,7 @@ def test_what_is_not_there_is_named(name: str) -> None:
 def test_a_working_directory_of_which_nothing_but_the_name_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as a project's folder in which the interpreter's own lies."""
     need_namespaces()
-    folder = tempfile.mkdtemp(dir=os.path.dirname(os.path.abspath(__file__)))
+    folder = tempfile.mkdtemp(dir=Path.home())
     try:
         os.mkdir(f"{folder}/shown")
         monkeypatch.chdir(folder)
