@@ -31,6 +31,7 @@ MODULES = (
     "failure",
     "rebuild",
     "call",
+    "channel",
     "supervisor",
 )
 # Sent besides, to a call whose answer is to be data, to one that is kept from its supervisor, and to one that is confined.

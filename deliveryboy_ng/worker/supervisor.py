@@ -18,7 +18,7 @@ import sys
 import time
 
 from . import call as call_process
-from . import frames, system
+from . import channel, frames, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     from . import watch
 
-READ = 1 << 16
-# Above this many bytes waiting for a slow near side, the calls' pipes are left to fill: back-pressure instead of memory.
-BACKLOG = 1 << 20
 _LARGE = 1 << 20
 # Seconds after a call's start, with and without limits that have to be watched.
 _FIRST_LOOK, _FIRST_IDLE_LOOK = 0.005, 0.1
@@ -83,23 +80,14 @@ class Supervisor:
 
     def __init__(self, nonce: bytes, lane: str, adopts: bool) -> None:
         self.adopts = adopts
-        self.decoder = frames.decoder(nonce, frames.TO_FAR, lane)
-        self.encoder = frames.Encoder(nonce, frames.TO_NEAR, lane)
-        # A line must leave in one write, or another writer's bytes might get into it.
-        self.at_once = READ if lane == "binary" else frames.PIPE_BUF
-        self.outgoing: "list[bytes]" = []
-        self.waiting = 0
         self.calls: "dict[int, Call]" = {}
-        self.detached = False
         self.listening = True
         self.stop = False
         self.paused = False
         self.poll = select.poll()
         self.wake = self._watch_signals()
-        posix.set_blocking(1, False)
         self.poll.register(self.wake, select.POLLIN)
-        self.poll.register(1, 0)
-        self.poll.register(0, select.POLLIN)
+        self.channel = channel.Channel(nonce, lane, self.poll)
 
     @staticmethod
     def _watch_signals() -> int:
@@ -118,55 +106,13 @@ class Supervisor:
         """Run until the near side hangs up, or says that the call just done was the last."""
         self._take(pending)
         while True:
-            self._flush()
-            if self.stop or not (self.listening or self.calls):
+            self.channel.flush()
+            if self.stop or self.channel.broken or not (self.listening or self.calls):
                 break
             for fd, event in self.poll.poll(self._patience()):
                 self._handle(fd, event)
             self._check_clock()
         self._end()
-
-    # --- the wire -------------------------------------------------------------------------------------------------
-
-    def send(self, kind: int, number: int, payload: bytes = b"") -> None:
-        if not self.detached:
-            pieces = list(self.encoder.pieces(kind, number, payload))
-            self.outgoing += pieces
-            self.waiting += sum(map(len, pieces))
-
-    def _flush(self) -> None:
-        """Write what the wire takes now; wait for more room in poll(2)."""
-        try:
-            self._write()
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._hang_up()
-            return
-        if self.outgoing:
-            self.poll.register(1, select.POLLOUT)
-        elif not self.detached:
-            # An error alone is reported without asking for it: so a broken wire is noticed while nothing is written.
-            self.poll.register(1, 0)
-
-    def _write(self) -> None:
-        """Write all there is, in pieces that are not torn; raises OSError, BlockingIOError too."""
-        done = 0
-        try:
-            while done < len(self.outgoing):
-                stop, size = done + 1, len(self.outgoing[done])
-                while stop < len(self.outgoing) and size + len(self.outgoing[stop]) <= self.at_once:
-                    size += len(self.outgoing[stop])
-                    stop += 1
-                chunk = self.outgoing[done] if stop == done + 1 else b"".join(self.outgoing[done:stop])
-                written = posix.write(1, chunk)
-                self.waiting -= written
-                done = stop
-                if written < size:
-                    done -= 1
-                    self.outgoing[done] = chunk[written:]
-        finally:
-            del self.outgoing[:done]
 
     def _handle(self, fd: int, event: int) -> None:
         if fd == self.wake:
@@ -175,33 +121,20 @@ class Supervisor:
             self._listen()
         elif fd == 1:
             if event & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
-                self._hang_up()
+                self.channel.hang_up()
         else:
             self._relay(fd)
 
     def _listen(self) -> None:
-        try:
-            data = posix.read(0, READ)
-        except OSError:
-            data = b""
+        data = self.channel.read()
         if data:
             self._take(data)
         else:
             self.listening = False
-            self.poll.unregister(0)
-            if not self.detached:
-                self._hang_up()
-
-    def _hang_up(self) -> None:
-        """Nobody listens any more: end everything."""
-        if not self.detached:
-            self._forget_outgoing()
-            self.stop = True
+            self.channel.hang_up()
 
     def _take(self, data: bytes) -> None:
-        for kind, number, more, payload in self.decoder.feed(data):
-            if kind in (frames.NOISE, frames.HELLO):
-                continue
+        for kind, number, more, payload in self.channel.decode(data):
             if kind == frames.SIGNAL:
                 self._signal_call(number, payload)
                 continue
@@ -249,7 +182,7 @@ class Supervisor:
                 if posix.getpid() == parent:
                     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (*_HANDLED, _signal.SIGINT))
         except OSError as error:
-            self.send(frames.REFUSED, call.number, ("the far side cannot start a process: %s" % error).encode())
+            self.channel.send(frames.REFUSED, call.number, ("the far side cannot start a process: %s" % error).encode())
             del self.calls[call.number]
             self.stop = self.stop or bool(call.setup["last"])
             return
@@ -273,24 +206,15 @@ class Supervisor:
         for fd in call.pipes:
             posix.set_blocking(fd, False)
             self.poll.register(fd, select.POLLIN)
-        self.send(frames.STARTED, call.number, ("%d %s" % (pid, posix.uname().nodename)).encode())
+        self.channel.send(frames.STARTED, call.number, ("%d %s" % (pid, posix.uname().nodename)).encode())
         if call.setup["detached"]:
-            self._detach()
-
-    def _detach(self) -> None:
-        """Say the last word, and need nobody from here on."""
-        self._drain()
-        self.detached = True
-        self.poll.unregister(1)
-        null = posix.open("/dev/null", posix.O_RDWR)
-        posix.dup2(null, 1)
-        posix.close(null)
+            self.channel.detach()
 
     def _relay(self, fd: int) -> None:
         for call in self.calls.values():
             if fd in call.pipes:
                 try:
-                    data = posix.read(fd, READ)
+                    data = posix.read(fd, channel.READ)
                 except BlockingIOError:
                     return
                 except OSError:
@@ -305,9 +229,9 @@ class Supervisor:
         self._take_down(call, stream, data)
         if self._overflows(call):
             self._end_call(call, "output")
-        if self.waiting > BACKLOG:
-            self._flush()
-        if self.waiting > BACKLOG:
+        if self.channel.is_full:
+            self.channel.flush()
+        if self.channel.is_full:
             self._pause(True)
 
     def _take_down(self, call: Call, stream: str, data: bytes) -> None:
@@ -318,14 +242,14 @@ class Supervisor:
             call.held += data
         call.seen[stream] += len(data)
         if stream != "reply":
-            self.send(_STREAMS[stream], call.number, data)
+            self.channel.send(_STREAMS[stream], call.number, data)
         elif call.answered:
             # The preface alone is nobody's hurry: the near side need not wake up for it.
             self._send_held(call)
 
     def _send_held(self, call: Call) -> None:
         if call.held:
-            self.send(frames.REPLY, call.number, call.held)
+            self.channel.send(frames.REPLY, call.number, call.held)
             call.held = b""
 
     @staticmethod
@@ -436,7 +360,7 @@ class Supervisor:
             left = 1 << 20
             while left > 0:
                 try:
-                    data = posix.read(fd, READ)
+                    data = posix.read(fd, channel.READ)
                 except OSError:
                     break
                 if not data:
@@ -459,7 +383,7 @@ class Supervisor:
             "clean": int(clean and self.adopts),
             **self._figures(call),
         }
-        self.send(frames.VERDICT, call.number, " ".join("%s=%s" % item for item in words.items()).encode())
+        self.channel.send(frames.VERDICT, call.number, " ".join("%s=%s" % item for item in words.items()).encode())
         if call.setup["last"]:
             self.stop = True
 
@@ -481,7 +405,7 @@ class Supervisor:
     # --- the clock ------------------------------------------------------------------------------------------------
 
     def _patience(self) -> "float | None":
-        if self.paused and self.waiting < BACKLOG:
+        if self.paused and not self.channel.is_full:
             self._pause(False)
         times = [call.deadline for call in self.calls.values() if call.deadline is not None]
         times += [call.next_look for call in self.calls.values() if call.next_look is not None]
@@ -538,18 +462,7 @@ class Supervisor:
         """Leave nothing behind, then deliver what is still to be said, as long as somebody listens."""
         if self.calls:
             system.kill_descendants()
-        self._drain()
-
-    def _drain(self) -> None:
-        posix.set_blocking(1, True)
-        try:
-            self._write()
-        except OSError:
-            self._forget_outgoing()
-
-    def _forget_outgoing(self) -> None:
-        self.outgoing.clear()
-        self.waiting = 0
+        self.channel.drain()
 
 
 def main(nonce: bytes, pending: bytes, lane: str, own: str, early: str) -> None:
