@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         FileSizeLimitExceeded,
         HandshakeError,
         HostUnreachable,
+        InitializerFailed,
         InterpreterNotFound,
         InterpreterTooOld,
         LimitExceeded,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         TransportRefused,
         VersionMismatchError,
     )
+    from .executor import DeliveryExecutor
     from .limits import Limits
     from .options import Options
     from .receipt import Receipt, Usage, Verdict
@@ -50,9 +52,10 @@ __version__ = "1.0.0.dev0"
 _HOMES = {
     "core": "DeliveryBoy DeliveryBoyDecorator Runner deliver",
     "delivery": "Delivery",
+    "executor": "DeliveryExecutor",
     "exceptions": "CallCancelled CallDied CallError CallExited CallInterrupted CallTimeout ConnectionLost CpuLimitExceeded "
     "DeliveryError DeliveryOptionError DeliveryPackingError DeliveryPickleError DeliveryTransportError "
-    "FileSizeLimitExceeded HandshakeError HostUnreachable InterpreterNotFound InterpreterTooOld LimitExceeded "
+    "FileSizeLimitExceeded HandshakeError HostUnreachable InitializerFailed InterpreterNotFound InterpreterTooOld LimitExceeded "
     "MemoryLimitExceeded OpenFilesLimitExceeded OutputLimitExceeded ProcessLimitExceeded ProtectionUnavailable "
     "RemoteError ReplyLimitExceeded TransportNotFound TransportRefused VersionMismatchError",
     "confinement": "Confinement",
@@ -79,6 +82,7 @@ __all__ = [
     "DeliveryBoy",
     "DeliveryBoyDecorator",
     "DeliveryError",
+    "DeliveryExecutor",
     "DeliveryOptionError",
     "DeliveryPackingError",
     "DeliveryPickleError",
@@ -86,6 +90,7 @@ __all__ = [
     "FileSizeLimitExceeded",
     "HandshakeError",
     "HostUnreachable",
+    "InitializerFailed",
     "InterpreterNotFound",
     "InterpreterTooOld",
     "LimitExceeded",

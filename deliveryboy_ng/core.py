@@ -78,7 +78,7 @@ class Runner(Generic[P, R]):
         """
         from .delivery import Delivery
 
-        return Delivery(self._attended(args, kwargs))
+        return Delivery.alone(self._attended(args, kwargs))
 
     def with_options(self, **options: Any) -> Runner[P, R]:
         """A runner of the same function with some options changed; this one stays as it is.

@@ -22,16 +22,31 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
     Unlike the standard library's, :meth:`cancel` also ends a call that is already running: its processes are killed.
     """
 
-    def __init__(self, journey: Journey) -> None:
+    def __init__(self, journey: Journey | None, name: str = "") -> None:
         super().__init__()
+        self.name = name if journey is None else journey.name
+        self.retries = 0
         self._journey = journey
         self._under_way = threading.Event()
         self._pids: tuple[int | None, int | None] = (None, None)
         self._receipt: Receipt | None = None
         self._problem: BaseException | None = None
         self._over = threading.Event()
-        journey.on_start = self._note_start
-        threading.Thread(target=self._run, name=f"deliveryboy {journey.name}", daemon=True).start()
+        if journey is not None:
+            journey.on_start = self._note_start
+
+    @classmethod
+    def alone(cls, journey: Journey) -> Delivery[R]:
+        """One that travels by itself."""
+        delivery = cls(journey)
+        threading.Thread(target=delivery._travel, args=(journey,), name=f"deliveryboy {journey.name}", daemon=True).start()
+        return delivery
+
+    @property
+    def journey(self) -> Journey:
+        """The call itself."""
+        assert self._journey is not None
+        return self._journey
 
     @property
     def pid(self) -> int | None:
@@ -53,9 +68,9 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         :raises DeliveryError: if the call could not begin, or was cancelled before it did
         """
         if not self._over.wait(timeout):
-            raise TimeoutError(f"{self._journey.name} has not ended within {timeout:g} seconds")
+            raise TimeoutError(f"{self.name} has not ended within {timeout:g} seconds")
         if self._receipt is None:
-            raise self._problem or CallCancelled(f"{self._journey.name} was cancelled before it began")
+            raise self._problem or CallCancelled(f"{self.name} was cancelled before it began")
         return self._receipt
 
     def cancel(self) -> bool:
@@ -68,10 +83,25 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
             self._state = "CANCELLED"
             self._condition.notify_all()
         self.set_running_or_notify_cancel()
-        self._journey.request("kill")
+        self.kill()
         self._under_way.set()
         self._invoke_callbacks()  # type: ignore[attr-defined]
         return True
+
+    def terminate(self, grace: float | None = None) -> None:
+        """Send the call SIGTERM and some time later SIGKILL; what it makes of the first is its result.
+
+        :param grace: seconds between the two; the default is the call's option
+        """
+        self._request("terminate" if grace is None else f"terminate {grace:f}")
+
+    def kill(self) -> None:
+        """Kill the call's processes; its result is then :class:`~deliveryboy_ng.CallCancelled`."""
+        self._request("kill")
+
+    def _request(self, what: str) -> None:
+        if self._journey is not None:
+            self._journey.request(what)
 
     def __await__(self) -> Generator[Any, None, R]:
         import asyncio
@@ -82,23 +112,53 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         self._pids = (pid, remote_pid)
         self._under_way.set()
 
-    def _run(self) -> None:
-        with self._condition:
-            cancelled = self._state != "PENDING"
-            if not cancelled:
-                self._state = "RUNNING"
-        if not cancelled:
+    def _travel(self, journey: Journey) -> None:
+        if self.begin():
             try:
-                self._receipt = self._journey.travel()
+                self.settle(journey.travel())
             except BaseException as problem:
-                self._problem = problem
+                self.settle(None, problem)
+        else:
+            self.settle(None)
+
+    def begin(self) -> bool:
+        """It is being sent; false if it has been cancelled."""
+        with self._condition:
+            if self._state != "PENDING":
+                return False
+            self._state = "RUNNING"
+        return True
+
+    def begin_again(self) -> None:
+        """It was lost, and will be sent once more."""
+        with self._condition:
+            if self._state == "RUNNING":
+                self._state = "PENDING"
+        self.journey.renew()
+
+    def abandon(self, problem: BaseException) -> None:
+        """In a forked child, where no thread that may have held a lock exists: fail, and tell nobody."""
+        self._condition = threading.Condition()
+        if not self.done():
+            self._state, self._exception = "FINISHED", problem
+            self._problem = problem
+        self._over = threading.Event()
+        self._under_way = threading.Event()
+        self._over.set()
+        self._under_way.set()
+
+    def settle(self, receipt: Receipt | None, problem: BaseException | None = None) -> None:
+        """It is over, with a receipt, or could not begin."""
+        self._receipt, self._problem = receipt, problem
+        # What was sent is of no more use, and may be large.
+        self._journey = None
         # Before the result: whoever is told of that may ask for the receipt at once.
         self._over.set()
         self._under_way.set()
         try:
-            if self._receipt is not None and self._receipt.exception is None:
-                self.set_result(self._receipt.value)
-            else:
-                self.set_exception(self._problem if self._receipt is None else self._receipt.exception)
+            if receipt is not None and receipt.exception is None:
+                self.set_result(receipt.value)
+            elif receipt is not None or problem is not None:
+                self.set_exception(problem if receipt is None else receipt.exception)
         except concurrent.futures.InvalidStateError:
             pass  # cancelled

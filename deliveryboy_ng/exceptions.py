@@ -22,6 +22,7 @@
         ├── CallExited                      the process ended itself
         ├── CallInterrupted                 KeyboardInterrupt in the function
         ├── CallCancelled                   cancelled by the caller
+        ├── InitializerFailed (RuntimeError)  what a session's calls were to share could not be made ready
         ├── CallTimeout (TimeoutError)      it took too long
         └── LimitExceeded                   it used more than it may
             ├── CpuLimitExceeded            processor time
@@ -224,6 +225,13 @@ class CallInterrupted(CallError):
 
 class CallCancelled(CallError):
     """The caller cancelled the call, and its processes were killed."""
+
+
+class InitializerFailed(CallError, RuntimeError):
+    """What a session's calls are to share could not be made ready: a module of ``preload``, or ``initializer``.
+
+    The reason is its ``__cause__``.
+    """
 
 
 class CallTimeout(CallError, TimeoutError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import platform
 import sys
@@ -13,16 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import packing, replies
-from .exceptions import DeliveryTransportError, InterpreterNotFound, VersionMismatchError
+from .exceptions import DeliveryTransportError, VersionMismatchError
 from .interrupts import Interrupts
+from .opening import kit_of, open_session
 from .options import Options
 from .output import Sink
 from .receipt import Receipt, Usage, Verdict
-from .session import Account, Ending, Greeting, Parcel, Session, describe
+from .session import Account, Ending, Exchange, Greeting, Parcel, Session, describe
 from .transports import is_elsewhere, namespaces_of
 from .verdicts import Case, judge
 from .worker import call
-from .workertext import FOR_CONFINED, FOR_DATA, FOR_GUARDED, Kit
 
 __all__ = ["Journey"]
 
@@ -44,15 +45,29 @@ class Journey:
     default_output: str = "live"
     session: Session | None = None
     on_start: Callable[[int, int | None], object] | None = None
+    is_resolved: bool = False
+    is_template: bool = False
+    shares_state: bool = False
 
     def __post_init__(self) -> None:
-        self.options = self.options.resolved()
+        if not self.is_resolved:
+            self.options = self.options.resolved()
         self.started = datetime.datetime.now(datetime.UTC)
         self._clock = time.monotonic()
-        self.box = packing.pack(self.func, self.args, self.kwargs, self.options.modules)
+        self.box = self._pack(True)
         self.name = getattr(self.func, "__qualname__", None) or type(self.func).__qualname__
         self._requests: deque[str] = deque()
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget what has come back so far: it is sent once more."""
+        self._problem: BaseException | None = None
         self._sink = Sink(self.options.output or self.default_output, int(self.options.max_output))
+
+    def _pack(self, by_value: bool) -> packing.Box:
+        return packing.pack(
+            self.func, self.args, self.kwargs, self.options.modules, by_value=by_value, keep_home=not self.shares_state
+        )
 
     # --- there ----------------------------------------------------------------------------------------------------
 
@@ -65,7 +80,7 @@ class Journey:
             session, greeting = self._open(detached=False)
             try:
                 parcel = self._parcel(greeting)
-                ending = session.deliver(parcel, self._sink.write, self.options.most_reply, self._note_start)
+                ending = session.deliver(parcel, output=self._sink.write, most=self.options.most_reply, started=self._note_start)
             finally:
                 session.close()
         self._sink.finish()
@@ -73,6 +88,41 @@ class Journey:
         if self._is_interrupted(receipt, ending):
             raise KeyboardInterrupt from receipt.exception
         return receipt
+
+    def begin(self, session: Session, greeting: Greeting, workers: int) -> Exchange:
+        """Send the call over a session that stays open; see :meth:`conclude`.
+
+        :param workers: how many calls may run in it at a time
+        :raises DeliveryError: if it cannot be sent to that far side
+        """
+        self.session = session
+        return session.begin(
+            self._parcel(greeting, workers),
+            output=self._hand_over,
+            most=self.options.most_reply,
+            started=self._note_start,
+            requests=self._requests,
+        )
+
+    def _hand_over(self, stream: str, data: bytes) -> None:
+        """The receiver's failure is this call's alone: others use the session too."""
+        if self._problem is None:
+            try:
+                self._sink.write(stream, data)
+            except BaseException as problem:
+                self._problem = problem
+                self._requests.append("kill")
+
+    def conclude(self, session: Session, greeting: Greeting, exchange: Exchange) -> Receipt:
+        """The receipt of a call that is over.
+
+        :raises BaseException: what the receiver of its output raised
+        """
+        self._sink.finish()
+        if self._problem is not None:
+            raise self._problem
+        parcel = exchange.parcel
+        return self._receipt(session, greeting, exchange.ending, len(parcel.body) + len(parcel.modules))
 
     def _is_interrupted(self, receipt: Receipt, ending: Ending) -> bool:
         """Whether there was a Ctrl-C which the function has not dealt with itself."""
@@ -88,7 +138,9 @@ class Journey:
         with Interrupts(self):
             session, greeting = self._open(detached=True)
             try:
-                ending = session.deliver(self._parcel(greeting), lambda stream, data: None, 0, lambda ending: True)
+                ending = session.deliver(
+                    self._parcel(greeting), output=lambda stream, data: None, most=0, started=lambda ending: True
+                )
                 if ending.refused or ending.lost:
                     raise ending.lost or DeliveryTransportError(f"{self.name}: {ending.refused}", argv=session.argv)
             except BaseException:
@@ -108,44 +160,18 @@ class Journey:
         return waiting
 
     def _open(self, detached: bool) -> tuple[Session, Greeting]:
-        failures: list[InterpreterNotFound] = []
-        for executable in self.options.executables:
-            try:
-                self.session = session = Session(self.options.chain, executable, detached, self._requests, self._kit())
-            except InterpreterNotFound as error:
-                failures.append(error)
-                continue
-            if not self.options.discard_excess and not detached:
-                session.on_noise = lambda noise: self._sink.write("stdout", noise)
-            try:
-                return session, session.greet(self.options.connect_timeout)
-            except InterpreterNotFound as error:
-                session.close()
-                failures.append(error)
-            except BaseException:
-                session.close()
-                raise
-        raise _none_found(failures)
+        noise = None if self.options.discard_excess or detached else functools.partial(self._sink.write, "stdout")
+        return open_session(self.options, kit_of(self.options), self._requests, self._note_session, noise, detached)
 
-    def _kit(self) -> Kit:
-        options = self.options
-        confinement = options.confinement
-        data = () if options.trusted else FOR_DATA
-        limits = ("limits",) if options.limits.as_setup() else ()
-        if confinement is not None:
-            own = "pids!" if confinement.capabilities else "pids"
-            return Kit(own, (*data, *FOR_GUARDED, *FOR_CONFINED), ("confine", *FOR_CONFINED, *data, *limits))
-        if options.guard:
-            own = "-" if options.guard == "pid namespace" or options.keep_children else "pids?"
-            return Kit(own, (*data, *FOR_GUARDED), ("confine", *data, *limits))
-        return Kit(extras=data)
+    def _note_session(self, session: Session) -> None:
+        self.session = session
 
-    def _parcel(self, greeting: Greeting) -> Parcel:
+    def _parcel(self, greeting: Greeting, workers: int = 0) -> Parcel:
         same = greeting.magic == packing.MAGIC
         box = self.box
         try:
             if not same and box.by_value:
-                box = self.box = packing.pack(self.func, self.args, self.kwargs, self.options.modules, by_value=False)
+                box = self.box = self._pack(False)
             modules = box.module_table(same)
         except VersionMismatchError as error:
             raise VersionMismatchError(
@@ -153,14 +179,17 @@ class Journey:
                 f"Name a Python {platform.python_version()} with executable=, or move it into a module",
                 path=error.path,
             ) from None
-        return Parcel(self._setup(box), modules, box.body, self.options.input)
+        return Parcel(self._setup(box, workers), modules, box.body, self.options.input)
 
-    def _setup(self, box: packing.Box) -> dict[str, Any]:
+    def _setup(self, box: packing.Box, workers: int) -> dict[str, Any]:
         options = self.options
         elsewhere = is_elsewhere(options.chain)
         return {
             "detached": options.asynchronous,
-            "last": True,
+            "last": not workers,
+            "template": self.is_template,
+            "shared": workers > 0,
+            "beside": max(1, workers),
             "timeout": options.timeout,
             "grace": options.grace,
             "umask": _umask() if options.umask is None else options.umask,
@@ -249,20 +278,6 @@ def _usage(account: Account | None, sent: int, received: int) -> Usage:
         tasks=account.tasks,
         sent=sent,
         received=received,
-    )
-
-
-def _none_found(failures: list[InterpreterNotFound]) -> InterpreterNotFound:
-    last = failures[-1]
-    if len(failures) == 1:
-        return last
-    tried = ", ".join(error.argv[-1] if len(error.argv) < 7 else error.hop for error in failures)
-    return InterpreterNotFound(
-        f"no interpreter could be started; tried {tried}; name one with executable=\n{last.args[0]}",
-        hop=last.hop,
-        argv=last.argv,
-        returncode=last.returncode,
-        stderr=last.stderr,
     )
 
 

@@ -98,18 +98,26 @@ class Box:
         return marshal.dumps(modules_.table(self.modules, same_version), 2)
 
 
-def pack(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], named: Iterable[str] = (), by_value: bool = True) -> Box:
+def pack(
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    named: Iterable[str] = (),
+    by_value: bool = True,
+    keep_home: bool = True,
+) -> Box:
     """Pack one call.
 
     :param named: modules that the caller said shall travel
     :param by_value: false packs nothing that depends on the version of Python
+    :param keep_home: false lets the function's own module travel as a module, so that calls can share what is in it
     :raises DeliveryPackingError: if something cannot travel, with the path to it
     :raises VersionMismatchError: if *by_value* is false and something could only travel by value
     """
     named = tuple(named)
     home = _home(func)
     collector = modules_.Collector(named)
-    keep_home = by_value and home is not None and not collector.is_named(home)
+    keep_home = keep_home and by_value and home is not None and not collector.is_named(home)
     box = _pack(func, args, kwargs, collector, {home} if keep_home else set(), by_value)
     if keep_home and home in collector.modules:
         # Another module imports the function's own: that one must exist over there as a module, and only once.
@@ -151,6 +159,9 @@ def _pack(
             path=path,
             real_exception=error,
         ) from error
+    finally:
+        # It refers to itself by its methods; what was packed shall not wait for the garbage collector.
+        pickler.clear_memo()
     body = file.getvalue()
     if cp.__name__.encode() in body:
         # Something of cloudpickle's that the table does not know: let it rebuild that itself over there.

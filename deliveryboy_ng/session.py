@@ -23,7 +23,7 @@ from .worker import frames
 from .worker.call import LONGEST_PREFACE, STATUS_SIZE
 from .workertext import Kit, command_line, worker_lines
 
-__all__ = ["Ending", "Greeting", "Parcel", "Session"]
+__all__ = ["Ending", "Exchange", "Greeting", "Parcel", "Session"]
 
 # The far side keeps the time; this side only steps in when nothing is heard of it for so long after it should have.
 _STALLED = 5.0
@@ -36,6 +36,7 @@ _SLOWEST_HERE = 1 << 22
 _IN_BUFFERS = 1 << 22
 # Seconds that an end which was asked for may take.
 _LONGEST_END = 30.0
+_SMALL = 1 << 15
 _OLDEST = 0x03080000
 
 
@@ -217,12 +218,32 @@ class Ending:
         return total - self._total > _MOST_LATE
 
 
+@dataclass(eq=False)
+class Exchange:
+    """One call on its way over a session.
+
+    :ivar taken: bytes that the transport had taken when it was last looked at
+    """
+
+    number: int
+    parcel: Parcel
+    output: Callable[[str, bytes], object]
+    started: Callable[[Ending], object]
+    requests: deque[str]
+    ending: Ending
+    taken: int = 0
+    over: bool = False
+
+
 def _extended(deadline: float, seconds: float, most: float) -> float:
     return max(deadline, min(deadline + seconds, most))
 
 
 class Session:
-    """Starts the chain; see :meth:`greet`, :meth:`deliver`, :meth:`close`."""
+    """Starts the chain; see :meth:`greet`, :meth:`deliver`, :meth:`begin` and :meth:`turn`, :meth:`close`.
+
+    :ivar lost: nothing more can be expected of it
+    """
 
     def __init__(
         self,
@@ -248,7 +269,9 @@ class Session:
         self._decoder: frames.Decoder | frames.RawDecoder = frames.Decoder(self._nonce, frames.TO_NEAR)
         self._requests: deque[str] = deque() if requests is None else requests
         self._damage = ""
-        self._taken = 0
+        self._number = 0
+        self._exchanges: dict[int, Exchange] = {}
+        self.lost = False
         self._start(detached)
 
     def _start(self, detached: bool) -> None:
@@ -334,94 +357,153 @@ class Session:
         self._wire.send(worker_lines(self._nonce, greeting.magic, lane, self._kit))
         return greeting
 
-    def deliver(
-        self, parcel: Parcel, output: Callable[[str, bytes], object], most: int, started: Callable[[Ending], object]
-    ) -> Ending:
-        """Send one call and wait for its verdict.
+    def deliver(self, parcel: Parcel, **how: Any) -> Ending:
+        """Send one call and wait for its verdict; as :meth:`begin` says it."""
+        exchange = self.begin(parcel, **how)
+        while not exchange.over:
+            self.turn()
+        return exchange.ending
+
+    def begin(
+        self,
+        parcel: Parcel,
+        output: Callable[[str, bytes], object],
+        most: int,
+        started: Callable[[Ending], object],
+        requests: deque[str] | None = None,
+    ) -> Exchange:
+        """Send one call.
 
         :param output: gets ``("stdout" or "stderr", bytes)`` as it comes
         :param most: bytes that the reply may have; a larger one ends the call
         :param started: is told as soon as the call's process runs; if it returns true, the rest is not waited for
+        :param requests: where ``"interrupt"``, ``"terminate"`` and ``"kill"`` are asked for, for this call alone
         """
-        ending = Ending(Reply(most))
-        self._wire.send(self._lines_of(parcel))
-        while True:
-            for kind, _, _, payload in self._take():
-                try:
-                    self._note(ending, kind, payload, output)
-                except frames.FrameError as error:
-                    self._note_damage(error)
-                    break
-                ending.hear(kind, len(payload))
-                if kind == frames.STARTED:
-                    if started(ending):
-                        return ending
-                    if parcel.setup["timeout"] is not None:
-                        ending.give_up_after(parcel.setup["timeout"] + parcel.setup["grace"] + _STALLED)
-            if ending.account is not None or ending.refused:
-                break
-            self._pass_on_requests(ending)
-            self._expect_start(ending)
-            if (
-                self._has_ended()
-                or ending.is_overdue(self._wire.total)
-                or (time.monotonic() >= ending.deadline and not self._wire.pump(0))
-            ):
-                ending.lost = self._connection_lost()
-                break
-            self._wire.pump(None if ending.deadline == math.inf else max(0.0, ending.deadline - time.monotonic()))
-        return ending
+        self._number += 1
+        exchange = Exchange(
+            self._number, parcel, output, started, self._requests if requests is None else requests, Ending(Reply(most))
+        )
+        exchange.taken = self._wire.written
+        self._exchanges[exchange.number] = exchange
+        self._wire.send(self._lines_of(exchange.number, parcel))
+        return exchange
 
-    def _expect_start(self, ending: Ending) -> None:
-        if ending.remote_pid is None:
-            taken, self._taken = self._wire.written - self._taken, self._wire.written
+    def turn(self, until: float = math.inf) -> None:
+        """Pass on what was asked for, wait for what comes, take it, and give up what is overdue.
+
+        :param until: wait no longer than that, by the monotonic clock
+        """
+        for exchange in list(self._exchanges.values()):
+            self._pass_on_requests(exchange)
+            self._expect_start(exchange)
+            until = min(until, exchange.ending.deadline)
+        if not self._wire.received and not self._has_ended():
+            self._wire.pump(None if until == math.inf else max(0.0, until - time.monotonic()))
+        for kind, number, _, payload in self._take():
+            found = self._exchanges.get(number)
+            if found is None:
+                continue  # it was given up
+            try:
+                self._note(found, kind, payload)
+            except frames.FrameError as error:
+                self._note_damage(error)
+                break
+            found.ending.hear(kind, len(payload))
+            if found.ending.account is not None or found.ending.refused:
+                self._end(found)
+        if self._is_lost():
+            lost = self._connection_lost()
+            for exchange in list(self._exchanges.values()):
+                exchange.ending.lost = lost
+                self._end(exchange)
+
+    def _is_lost(self) -> bool:
+        if self._has_ended():
+            self.lost = True
+        for exchange in self._exchanges.values():
+            overdue = time.monotonic() >= exchange.ending.deadline
+            if exchange.ending.is_overdue(self._wire.total) or (overdue and not self._wire.pump(0)):
+                self.lost = True
+        return self.lost
+
+    def _end(self, exchange: Exchange) -> None:
+        exchange.over = True
+        del self._exchanges[exchange.number]
+
+    def _expect_start(self, exchange: Exchange) -> None:
+        if exchange.ending.remote_pid is None:
+            taken, exchange.taken = self._wire.written - exchange.taken, self._wire.written
             rate = _SLOWEST_HERE if lane_of(self.chain) == "binary" else _SLOWEST
-            ending.expect_start(taken, rate, self._start_patience)
+            exchange.ending.expect_start(taken, rate, self._start_patience)
 
-    def _lines_of(self, parcel: Parcel) -> Iterator[bytes]:
+    def _lines_of(self, number: int, parcel: Parcel) -> Iterator[bytes]:
         import marshal
 
-        yield from self._encoder.pieces(frames.SETUP, 1, marshal.dumps(dict(parcel.setup), 2))
-        yield from self._encoder.pieces(frames.MODULES, 1, parcel.modules)
-        yield from self._encoder.pieces(frames.BODY, 1, parcel.body)
-        if parcel.input:
-            yield from self._encoder.pieces(frames.INPUT, 1, parcel.input)
-        yield from self._encoder.pieces(frames.START, 1)
+        # What fits goes in one write: the far side wakes up but once.
+        small: list[bytes] = []
+        for kind, payload in (
+            (frames.SETUP, marshal.dumps(dict(parcel.setup), 2)),
+            (frames.MODULES, parcel.modules),
+            (frames.BODY, parcel.body),
+            (frames.INPUT, parcel.input),
+            (frames.START, b""),
+        ):
+            for piece in self._encoder.pieces(kind, number, payload) if payload or kind == frames.START else ():
+                if len(piece) < _SMALL:
+                    small.append(piece)
+                    continue
+                yield b"".join(small)
+                small.clear()
+                yield piece
+            if sum(map(len, small)) > _SMALL:
+                yield b"".join(small)
+                small.clear()
+        yield b"".join(small)
 
-    def _note(self, ending: Ending, kind: int, payload: bytes, output: Callable[[str, bytes], object]) -> None:
+    def _note(self, exchange: Exchange, kind: int, payload: bytes) -> None:
         """:raises FrameError: if a frame makes no sense"""
+        ending = exchange.ending
         if kind == frames.STDOUT:
-            output("stdout", payload)
+            exchange.output("stdout", payload)
         elif kind == frames.STDERR:
-            output("stderr", payload)
+            exchange.output("stderr", payload)
         elif kind == frames.REPLY:
             within = not ending.reply.overlong
             ending.reply.feed(payload)
             if within and ending.reply.overlong:
-                self._kill(ending)
+                self._kill(exchange)
         elif kind == frames.STARTED:
-            if ending.remote_pid is not None:
-                raise frames.FrameError("a call that starts twice")
-            ending.remote_pid, ending.host = _started(payload)
-            ending.start_by = math.inf
+            self._note_start(exchange, payload)
         elif kind == frames.VERDICT:
             ending.account = Account.of(payload)
         elif kind == frames.REFUSED:
-            ending.refused = payload.decode("utf-8", "replace")
+            ending.refused = payload.decode("utf-8", "replace") or "no reason was given"
 
-    def _pass_on_requests(self, ending: Ending) -> None:
-        while self._requests:
-            what = self._requests.popleft()
+    def _note_start(self, exchange: Exchange, payload: bytes) -> None:
+        ending, setup = exchange.ending, exchange.parcel.setup
+        if ending.remote_pid is not None:
+            raise frames.FrameError("a call that starts twice")
+        ending.remote_pid, ending.host = _started(payload)
+        ending.start_by = math.inf
+        if exchange.started(ending):
+            self._end(exchange)
+        elif setup["timeout"] is not None:
+            ending.give_up_after(setup["timeout"] + setup["grace"] + _STALLED)
+
+    def _pass_on_requests(self, exchange: Exchange) -> None:
+        ending = exchange.ending
+        while exchange.requests:
+            what = exchange.requests.popleft()
             ending.interrupts += what == "interrupt"
             if what == "kill" or ending.interrupts > 1:
                 ending.cancelled = ending.cancelled or what == "kill"
-                self._kill(ending)
+                self._kill(exchange)
             else:
-                self._wire.send(self._encoder.pieces(frames.SIGNAL, 1, b"interrupt"))
+                self._wire.send(self._encoder.pieces(frames.SIGNAL, exchange.number, what.encode()))
 
-    def _kill(self, ending: Ending) -> None:
-        self._wire.send(self._encoder.pieces(frames.SIGNAL, 1, b"kill"))
-        ending.end()
+    def _kill(self, exchange: Exchange) -> None:
+        self._wire.send(self._encoder.pieces(frames.SIGNAL, exchange.number, b"kill"))
+        exchange.ending.end()
 
     def _connection_lost(self) -> ConnectionLost:
         if self._wire.ended:

@@ -38,6 +38,8 @@ MODULES = (
 FOR_DATA = ("codec",)
 FOR_GUARDED = ("namespaces",)
 FOR_CONFINED = ("view",)
+# To a session that stays open.
+FOR_WARM = ("spares",)
 _LINE = 960
 
 
@@ -80,19 +82,23 @@ class Kit:
 
     :ivar own: what it shall have of its own, see worker/supervisor.py
     :ivar extras: modules that not every call needs
-    :ivar early: modules that it shall import at once, if it has something of its own
+    :ivar early: modules that it shall import at once, if it has something of its own or stays
+    :ivar workers: how many calls may run at a time in a session that stays open, 0 if it ends with its first
+    :ivar template: whether its calls are forked from a template, which is started first
     """
 
     own: str = "-"
     extras: tuple[str, ...] = ()
     early: tuple[str, ...] = ()
+    workers: int = 0
+    template: bool = False
 
 
 def worker_lines(nonce: bytes, magic: bytes, lane: str, kit: Kit) -> Iterator[bytes]:
     """The worker for an interpreter with this magic number: as code for our own version, as source for any other."""
     kind = (magic == importlib.util.MAGIC_NUMBER, kit.extras)
     encoding, worker = ("raw", _worker(*kind)) if lane == "binary" else ("base64", _as_text(*kind))
-    words = f"worker {encoding} {len(worker)} {lane} {kit.own} {','.join(('-', *kit.early))}\n"
+    words = f"worker {encoding} {len(worker)} {lane} {kit.own} {','.join(('-', *kit.early))} {kit.workers}{'t' * kit.template}\n"
     yield b"".join((frames.mark(nonce, frames.TO_FAR), words.encode(), worker))
 
 

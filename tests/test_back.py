@@ -484,7 +484,7 @@ def test_transport_killed_at_any_moment_ends_in_an_answer_or_one_error(moment: f
     from deliveryboy_ng.options import Options
 
     journey = Journey(work, (), {}, Options())
-    delivery: Delivery[str] = Delivery(journey)
+    delivery: Delivery[str] = Delivery.alone(journey)
     session = conftest.wait_until(lambda: journey.session)
     time.sleep(moment)
     conftest.kill(session.pid)

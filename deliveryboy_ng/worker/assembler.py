@@ -7,7 +7,7 @@ every start, so it is short.  It greets on stdout with one line ::
 
 (also on a Python too old to do more, so that the near side can say so), reads from stdin one line and the worker ::
 
-    =NONCE>worker ENCODING SIZE LANE OWN EARLY
+    =NONCE>worker ENCODING SIZE LANE OWN EARLY WORKERS
     SIZE bytes
 
 (ENCODING is raw or base64), a marshalled dict of module names and their marshalled code or source, and executes its entry

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
 STATUS_SIZE = 9
 LONGEST_PREFACE = 1 << 16
-REPLY_FD = 3
+REPLY_FD, FEED_FD = 3, 4
 # Exit codes of the worker's own: it failed itself, or an interrupt came when the function had already returned.
 FAILED = 70
 INTERRUPTED_TOO_LATE = 71
 _SPARE = 1 << 18
 _form: "Any" = rebuild  # how answers are packed: as pickles, or, for a caller that does not trust them, by codec.py as data
+# In a template, and in what is forked from it: what it is held to.
+prepared: "list[str] | None" = None
 current: "Any" = None  # the function this process runs; delivered functions that meet themselves run in place
 
 
@@ -57,11 +59,16 @@ def import_early() -> None:
 
 
 class Pipes:
-    """The descriptors of one call, made before the fork."""
+    """The descriptors of one call, made before the fork.
 
-    def __init__(self, stdin: bytes, detached: bool) -> None:
-        self.stdin = _input_file(stdin)
-        self.given = (posix.fstat(self.stdin).st_ino, len(stdin))
+    :ivar stdin: what it reads
+    :ivar far: the ends of its stdout, stderr and reply that it writes to, and for one that waits for its call, a socket
+    :ivar given: of its input, the inode and the bytes
+    """
+
+    def __init__(self, stdin: int, detached: bool, given: int = 0) -> None:
+        self.stdin = stdin
+        self.given = (posix.fstat(stdin).st_ino, given)
         if detached:
             self.far = [posix.open("/dev/null", posix.O_WRONLY) for _ in range(3)]
             self.near: "list[int]" = []
@@ -69,6 +76,13 @@ class Pipes:
             pairs = [posix.pipe() for _ in range(3)]
             self.near = [read for read, _ in pairs]
             self.far = [write for _, write in pairs]
+
+    @classmethod
+    def of(cls, files: "list[int]") -> "Pipes":
+        """The same in another process, of descriptors that were sent there."""
+        pipes = cls.__new__(cls)
+        pipes.stdin, pipes.far, pipes.near, pipes.given = files[0], files[1:], [], (0, 0)
+        return pipes
 
     def near_ends(self) -> "dict[int, str]":
         """Close what only the call process needs; what is left is to be relayed under these names."""
@@ -78,15 +92,25 @@ class Pipes:
 
     def take_far_ends(self) -> None:
         """Put the call process's descriptors where they belong and close all others."""
-        posix.dup2(self.stdin, 0)
-        posix.dup2(self.far[0], 1)
-        posix.dup2(self.far[1], 2)
-        posix.dup2(self.far[2], REPLY_FD, inheritable=False)
+        wanted = [self.stdin, *self.far]
+        if min(wanted) < len(wanted):
+            # One must not be overwritten before it is in its place; the supervisor's own are above that.
+            wanted = [_above(fd, len(wanted)) for fd in wanted]
+        for place, fd in enumerate(wanted):
+            posix.dup2(fd, place, inheritable=place < REPLY_FD)
         # Before 3.10 closerange() closes one by one; the supervisor holds few.
-        posix.closerange(REPLY_FD + 1, 1 << 16 if sys.version_info >= (3, 10) else 1 << 10)
+        posix.closerange(len(wanted), 1 << 16 if sys.version_info >= (3, 10) else 1 << 10)
 
 
-def _input_file(data: bytes) -> int:
+def _above(fd: int, least: int) -> int:
+    """A copy of the descriptor that is no lower than that."""
+    while fd < least:
+        fd = posix.dup(fd)
+    return fd
+
+
+def input_file(data: bytes) -> int:
+    """A descriptor to read these bytes from."""
     if not data:
         return posix.open("/dev/null", posix.O_RDONLY)
     if hasattr(posix, "memfd_create"):
@@ -126,18 +150,29 @@ def main(setup: "dict[str, Any]", box: "list[bytes]", pipes: Pipes, parent: int)
     """
     code = FAILED
     try:
-        code = _run(setup, box, pipes, parent)
+        take_place(pipes, parent)
+        code = run(setup, box)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
         posix._exit(code)
 
 
-def _run(setup: "dict[str, Any]", box: "list[bytes]", pipes: Pipes, parent: int) -> int:
+def take_place(pipes: Pipes, parent: int) -> None:
+    """Become what every call process is, whatever its call will be."""
     pipes.take_far_ends()
     global _replier
     _replier = (posix.getpid(), _identity())
     _become_ordinary(parent)
+
+
+def run(setup: "dict[str, Any]", box: "list[bytes]") -> int:
+    """Run the call, answer, and tell with which code to end."""
+    # Without this an unprivileged call could not even list its own /proc/self/fd (proc(5)).
+    system.prctl(system.PR_SET_DUMPABLE, 1)
+    if setup["shared"] and not setup["template"]:
+        # So that what a call leaves is known for its own while others run beside it.
+        system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
     if setup["accepts"] is not None:
         _answer_in_data(setup["accepts"])
     if setup["magic"] and setup["magic"] != _magic():
@@ -146,7 +181,7 @@ def _run(setup: "dict[str, Any]", box: "list[bytes]", pipes: Pipes, parent: int)
     spare = [bytearray(_SPARE)] if setup["limits"] else []
     try:
         limit = _limiter(setup, sum(map(len, box)) if setup["guard"] else 0)
-        held, packages = _prepare(setup)
+        held, packages = _prepare(setup) if prepared is None else _adapt(setup)
         if setup["guard"]:
             # Nothing of the caller's is unpacked or imported before this.
             _tell(held + limit())
@@ -180,6 +215,8 @@ def _run(setup: "dict[str, Any]", box: "list[bytes]", pipes: Pipes, parent: int)
         reply = _pack_failure(error)
         del error
         return _reply(b"X", reply, _leave)
+    if setup["template"]:
+        _become_template(held)
     try:
         reply = _form.dumps(value)
     except MemoryError as error:
@@ -198,8 +235,6 @@ def _become_ordinary(parent: int) -> None:
     _signal.set_wakeup_fd(-1)
     posix.setsid()
     system.die_with(parent)
-    # Without this an unprivileged call could not even list its own /proc/self/fd (proc(5)).
-    system.prctl(system.PR_SET_DUMPABLE, 1)
     if system.niceness:
         try:
             posix.setpriority(posix.PRIO_PROCESS, 0, system.niceness)
@@ -257,15 +292,51 @@ def _prepare(setup: "dict[str, Any]") -> "tuple[list[str], str | None]":
             pass  # another system may not have it; the variables are set all the same
     packages = None if _prepare_imports(setup) else _packages_of_this_user()
     if setup["guard"]:
-        held += _hold(setup["guard"], confinement, [_environment_of_its_own(), packages or ""])
-    cwd = setup["cwd"]
-    if cwd is not None:
-        try:
-            posix.chdir(cwd)
-        except OSError as error:
-            raise Refusal("cwd=%r cannot be entered on the far side: %s" % (cwd, error.strerror)) from None
+        held += _hold(setup, confinement, [_environment_of_its_own(), packages or ""])
+    if setup["cwd"] is not None:
+        _enter(setup["cwd"])
     _prepare_streams()
     return held, packages
+
+
+def _adapt(setup: "dict[str, Any]") -> "tuple[list[str], None]":
+    """The same in a process forked from a template, which has been made what the session's calls are."""
+    assert prepared is not None
+    posix.umask(setup["umask"])
+    _set_environment(setup["env"])
+    if setup["limits"]:
+        from . import limits
+
+        _set_environment(limits.lower_thread_counts(setup["limits"]))
+    held = list(prepared)
+    if setup["guard"]:
+        # Once more: so the calls are kept from each other, and from the template.
+        held += [line for line in _hold(setup, None, []) if line not in held]
+    if setup["cwd"] is not None:
+        _enter(setup["cwd"])
+    _prepare_streams()
+    return held, None
+
+
+def _become_template(held: "list[str]") -> "Any":
+    """Answer that all went well, and fork calls from now on."""
+    from . import spares
+
+    global prepared
+    prepared = held
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    rebuild.keep_what_was_set()
+    supervisor = posix.getppid()
+    _send(b"R", _form.dumps(None))
+    spares.serve_as_template(supervisor)
+
+
+def _enter(cwd: str) -> None:
+    try:
+        posix.chdir(cwd)
+    except OSError as error:
+        raise Refusal("cwd=%r cannot be entered on the far side: %s" % (cwd, error.strerror)) from None
 
 
 def _set_environment(env: "dict[str, str | None]") -> None:
@@ -406,10 +477,13 @@ def _tell(applied: "list[str]") -> None:
         _send(b"A", "\n".join(applied).encode())
 
 
-def _hold(kind: str, confinement: "dict[str, Any] | None", installed: "list[str]") -> "list[str]":
+def _hold(setup: "dict[str, Any]", confinement: "dict[str, Any] | None", installed: "list[str]") -> "list[str]":
     from . import confine
 
+    kind = setup["guard"]
     try:
+        if setup["beside"] > 1 or setup["template"]:
+            confine.check_scopes()
         return confine.guard(kind) if confinement is None else confine.Confinement(confinement, kind, installed).apply()
     except (confine.Unavailable, OSError) as error:
         raise Refusal(str(error)) from None

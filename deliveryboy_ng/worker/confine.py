@@ -64,6 +64,16 @@ def guard(kind: str) -> "list[str]":
     return [*_own_pids(kind), _SIGNALS]
 
 
+def check_scopes() -> None:
+    """Raise Unavailable where calls that run beside each other, or are forked from one template, cannot be kept apart."""
+    if _no_scopes():
+        raise Unavailable(
+            "calls of one session cannot be kept from each other there, where Landlock has version %d and signals can be kept "
+            "inside from %d on (Linux 6.12); use max_workers=1 without preload and initializer"
+            % (landlock.version(), landlock.FIRST_WITH_SCOPES)
+        )
+
+
 def _has_init() -> bool:
     """Whether the supervisor is process 1 of its pid namespace: then all ends with it."""
     return posix.getppid() == 1

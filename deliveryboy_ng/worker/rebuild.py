@@ -105,7 +105,7 @@ def make_function(code: "Any", base_globals: "Any", name: "Any", defaults: "Any"
     if base_globals.get("__name__") == "__main__":
         # What lived in the caller's __main__ lives in this one, so that pickle finds it here by name too.
         main = vars(sys.modules["__main__"])
-        main.update(base_globals)
+        main.update({name: value for name, value in base_globals.items() if name not in _kept})
         file = base_globals.get("__file__")
         if isinstance(file, str) and not posix.access(file, posix.R_OK):
             # A child that multiprocessing spawns would run it, fail, and be spawned again for ever.
@@ -120,7 +120,7 @@ def function_setstate(function: "Any", state: "Any") -> "Any":
     slots = dict(slots)
     remember(function, slots.pop("_deliveryboy_number", None))
     function.__dict__.update(attributes)
-    function.__globals__.update(slots.pop("__globals__"))
+    _fill(function.__globals__, slots.pop("__globals__"))
     # Loading the state has already imported the submodules that the function's code names.
     slots.pop("_cloudpickle_submodules", None)
     for cell, filled in zip(function.__closure__ or (), slots.pop("__closure__") or ()):
@@ -132,6 +132,25 @@ def function_setstate(function: "Any", state: "Any") -> "Any":
         setattr(function, name, value)
     if function.__module__ == "__main__" and function.__qualname__.isidentifier():
         function.__globals__.setdefault(function.__name__, function)
+
+
+# What came with a template's box, and the names that have another value since: theirs is not the caller's any more.
+_came: "dict[str, object]" = {}
+_kept: "set[str]" = set()
+
+
+def _fill(namespace: "dict[str, Any]", values: "dict[str, Any]") -> None:
+    if namespace is not vars(sys.modules["__main__"]):
+        namespace.update(values)
+        return
+    _came.update(values)
+    namespace.update({name: value for name, value in values.items() if name not in _kept})
+
+
+def keep_what_was_set() -> None:
+    """Globals of __main__ that have been set here since they came stay as they are, whatever comes later."""
+    _kept.update(name for name, value in vars(sys.modules["__main__"]).items() if name in _came and _came[name] is not value)
+    _came.clear()
 
 
 _EMPTY = object()
@@ -154,6 +173,30 @@ def make_cached(function: "Any", parameters: "Any") -> "Any":
     import functools
 
     return functools.lru_cache(**parameters)(function)
+
+
+class Start:
+    """What a template does before calls are forked from it."""
+
+    def __init__(self, names: "Any", function: "Any") -> None:
+        self._names, self._function = names, function
+
+    def __call__(self, *args: "Any") -> None:
+        for name in self._names:
+            if isinstance(name, str):
+                __import__(name)
+        if self._function is not None:
+            self._function(*args)
+
+
+class Each:
+    """A function that is called for each item of a chunk."""
+
+    def __init__(self, function: "Any") -> None:
+        self._function = function
+
+    def __call__(self, chunk: "Any") -> "Any":
+        return [self._function(*item) for item in chunk]
 
 
 def make_single_dispatch(registry: "Any") -> "Any":

@@ -6,7 +6,7 @@ imports anything of the caller's: that is done in the call process (call.py), wh
 When stdin ends, or the wire breaks, everything it started is killed and it leaves.
 
 Frames of a call, to here:     SETUP (marshalled dict), MODULES (marshalled dict), BODY (pickle), INPUT (stdin), START
-                               SIGNAL b"interrupt" or b"kill"
+                               SIGNAL b"interrupt", b"terminate [SECONDS]" or b"kill"
 Frames of a call, from here:   STARTED pid host, STDOUT, STDERR, REPLY, VERDICT key=value ..., REFUSED text
 """
 
@@ -24,13 +24,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from . import watch
+    from . import spares, watch
 
 _LARGE = 1 << 20
 # Seconds after a call's start, with and without limits that have to be watched.
 _FIRST_LOOK, _FIRST_IDLE_LOOK = 0.005, 0.1
 # Seconds that a call is busy with being confined, before anything of the caller's runs in it.
 _CONFINING = 0.004
+# Milliseconds to wait for something better to do than forking ahead, while calls are under way.
+_BUSY = 2
 _HANDLED = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
 _STREAMS = {"stdout": frames.STDOUT, "stderr": frames.STDERR, "reply": frames.REPLY}
 
@@ -41,6 +43,7 @@ class Call:
     def __init__(self, number: int) -> None:
         self.number = number
         self.parts: "dict[int, list[bytes]]" = {}
+        self.packed_setup = b""
         self.setup: "dict[str, Any]" = {}
         self.pid = 0
         self.pipes: "dict[int, str]" = {}
@@ -78,12 +81,21 @@ class Call:
 class Supervisor:
     """Owns the wire, the clock and every process below it."""
 
-    def __init__(self, nonce: bytes, lane: str, adopts: bool) -> None:
+    def __init__(self, nonce: bytes, lane: str, adopts: bool, workers: str) -> None:
+        """:param workers: see :func:`main`"""
         self.adopts = adopts
+        self.spares: "spares.Spares | None" = None
+        if workers != "0":
+            from . import spares
+
+            self.spares = spares.Spares(int(workers.rstrip("t")), self._fork, workers.endswith("t"))
+        self.queue: "list[Call]" = []
         self.calls: "dict[int, Call]" = {}
         self.listening = True
         self.stop = False
         self.paused = False
+        self.host = posix.uname().nodename
+        self.near_socket: "Any" = None
         self.poll = select.poll()
         self.wake = self._watch_signals()
         self.poll.register(self.wake, select.POLLIN)
@@ -109,9 +121,12 @@ class Supervisor:
             self.channel.flush()
             if self.stop or self.channel.broken or not (self.listening or self.calls):
                 break
-            for fd, event in self.poll.poll(self._patience()):
+            events = self.poll.poll(self._patience())
+            for fd, event in events:
                 self._handle(fd, event)
             self._check_clock()
+            if self.spares is not None and not events and self.spares.are_wanted:
+                self._fork_ahead(self.spares)
         self._end()
 
     def _handle(self, fd: int, event: int) -> None:
@@ -119,6 +134,8 @@ class Supervisor:
             self._signals()
         elif fd == 0:
             self._listen()
+        elif self.spares is not None and self.spares.template is not None and fd == self.spares.template.fileno():
+            self._hear_template(self.spares)
         elif fd == 1:
             if event & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
                 self.channel.hang_up()
@@ -146,50 +163,63 @@ class Supervisor:
                 self._start(call)
 
     def _set_up(self, call: Call) -> None:
-        call.setup = marshal.loads(call.part(frames.SETUP))
+        call.packed_setup = call.part(frames.SETUP)
+        call.setup = marshal.loads(call.packed_setup)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
     def _start(self, call: Call) -> None:
+        if self.spares is not None and not call.setup["template"]:
+            self.queue.append(call)
+            self._serve_queue(self.spares)
+            return
+        given = call.part(frames.INPUT)
+        box = [call.part(frames.MODULES), call.part(frames.BODY)]
         try:
             if system.broken:
                 raise OSError(system.broken)
-            pipes = call_process.Pipes(call.part(frames.INPUT), bool(call.setup["detached"]))
-            # What is needed behind the fork is imported before it: that costs a quarter, without pages to be copied.
-            if call.setup["guard"]:
-                from . import confine  # noqa: F401
-            if call.setup["confinement"] is not None:
-                from . import namespaces, view  # noqa: F401
-            if call.setup["accepts"] is not None:
-                from . import codec  # noqa: F401
-            if call.setup["limits"]:
-                import resource
-
-                from . import limits  # noqa: F401
-
-                if "processes" in call.setup["limits"]:
-                    system.come_first()
-                    system.bound_pids(call.setup["limits"]["processes"])
-            box = [call.part(frames.MODULES), call.part(frames.BODY)]
-            if pipes.given[1] + len(box[1]) > _LARGE:
-                system.trim_heap()
-            parent = posix.getpid()
-            # Until the call process has let go of this one's handlers, a signal for it would be taken for one for us.
-            _signal.pthread_sigmask(_signal.SIG_BLOCK, (*_HANDLED, _signal.SIGINT))
-            try:
-                pid = posix.fork()
-            finally:
-                if posix.getpid() == parent:
-                    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (*_HANDLED, _signal.SIGINT))
+            self._make_ready(call.setup)
+            pipes = call_process.Pipes(call_process.input_file(given), bool(call.setup["detached"]), len(given))
+            if call.setup["template"]:
+                pipes.far.append(self._template_socket())
+            call.pipes = self._start_anew(call, pipes, box)
         except OSError as error:
-            self.channel.send(frames.REFUSED, call.number, ("the far side cannot start a process: %s" % error).encode())
-            del self.calls[call.number]
-            self.stop = self.stop or bool(call.setup["last"])
+            self._refuse(call, "the far side cannot start a process: %s" % error)
             return
-        if pid == 0:
-            # Never returns.
-            call_process.main(call.setup, box, pipes, parent)
-        call.pid = pid
+        if call.setup["template"]:
+            self._install_template(call)
+        self._note_start(call, sum(map(len, box)))
+
+    def _refuse(self, call: Call, reason: str) -> None:
+        self.channel.send(frames.REFUSED, call.number, reason.encode())
+        del self.calls[call.number]
+        self.stop = self.stop or bool(call.setup["last"])
+
+    def _serve_queue(self, waiting: "spares.Spares") -> None:
+        """Give their processes to those that have come, as far as there are any."""
+        waiting.ask_for(len(self.queue))
+        while self.queue and (waiting.is_ready or system.broken):
+            call = self.queue.pop(0)
+            given = call.part(frames.INPUT)
+            box = [call.part(frames.MODULES), call.part(frames.BODY)]
+            try:
+                if system.broken:
+                    raise OSError(system.broken)
+                self._make_ready(call.setup)
+                if call.setup["guard"] and not _are_apart():
+                    waiting.keep_none()
+                spare = waiting.take([call.packed_setup, *box], given)
+            except OSError as error:
+                self._refuse(call, "the far side cannot start a process: %s" % error)
+                continue
+            if spare is None:
+                call.parts = {frames.INPUT: [given], frames.MODULES: [box[0]], frames.BODY: [box[1]]}
+                self.queue.insert(0, call)
+                return
+            call.pid, call.pipes, call.given, call.base = spare.pid, spare.near, spare.pipes.given, spare.base
+            self._note_start(call, sum(map(len, box)))
+
+    def _note_start(self, call: Call, box: int) -> None:
         call.started = time.monotonic()
         timeout = call.setup["timeout"]
         if timeout is not None:
@@ -197,18 +227,101 @@ class Supervisor:
         # What is imported from here on is imported while the call process is busy anyway; wait4() needs resource.
         import resource  # noqa: F401
 
-        call.base, call.given, call.box = system.resident_memory(), pipes.given, sum(map(len, box))
+        call.box = box
         if call.setup["limits"] or not call.setup["detached"]:
             call.next_look = call.started + (_FIRST_LOOK if call.setup["limits"] else _FIRST_IDLE_LOOK)
             if call.setup["confinement"] is not None:
                 call.next_look += _CONFINING
-        call.pipes = pipes.near_ends()
         for fd in call.pipes:
-            posix.set_blocking(fd, False)
             self.poll.register(fd, select.POLLIN)
-        self.channel.send(frames.STARTED, call.number, ("%d %s" % (pid, posix.uname().nodename)).encode())
+        self.channel.send(frames.STARTED, call.number, ("%d %s" % (call.pid, self.host)).encode())
         if call.setup["detached"]:
             self.channel.detach()
+
+    # --- processes ahead of their calls ---------------------------------------------------------------------------
+
+    def _fork_ahead(self, waiting: "spares.Spares") -> None:
+        try:
+            waiting.fill()
+        except OSError:
+            # There is no room for one; calls will ask for theirs themselves, and hear of it.
+            waiting.keep_none()
+
+    def _template_socket(self) -> int:
+        import _socket
+
+        self.near_socket, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        return far.detach()
+
+    def _install_template(self, call: Call) -> None:
+        from . import spares
+
+        assert self.spares is not None
+        self.spares.template = spares.Template(call.pid, self.near_socket, call.base)
+        system.template = call.pid
+        self.poll.register(self.near_socket.fileno(), select.POLLIN)
+
+    def _hear_template(self, waiting: "spares.Spares") -> None:
+        if waiting.arrived({call.pid for call in self.calls.values()} | waiting.pids):
+            self._serve_queue(waiting)
+        else:
+            self._lose_template(waiting)
+
+    def _lose_template(self, waiting: "spares.Spares") -> None:
+        """It has ended, or does not keep to what was agreed: no call is forked from it any more."""
+        template = waiting.template
+        if template is not None:
+            self.poll.unregister(template.fileno())
+            template.close()
+            waiting.template = None
+            waiting.keep_none()
+            system.broken = "the session's template has ended"
+            system.kill_quietly(template.pid, system.SIGKILL)
+            self._serve_queue(waiting)
+
+    @staticmethod
+    def _make_ready(setup: "dict[str, Any]") -> None:
+        """What is needed behind the fork is imported before it: that costs a quarter, without pages to be copied."""
+        if setup["guard"]:
+            from . import confine  # noqa: F401
+        if setup["confinement"] is not None:
+            from . import namespaces, view  # noqa: F401
+        if setup["accepts"] is not None:
+            from . import codec  # noqa: F401
+        if setup["limits"]:
+            import resource  # noqa: F401
+
+            from . import limits  # noqa: F401
+
+            if "processes" in setup["limits"]:
+                system.come_first()
+                system.bound_pids(setup["limits"]["processes"] * setup["beside"])
+
+    def _start_anew(self, call: Call, pipes: "call_process.Pipes", box: "list[bytes]") -> "dict[int, str]":
+        """Fork the call's process now; tells what is to be relayed from it."""
+        call.base, call.given = system.resident_memory(), pipes.given
+        if pipes.given[1] + len(box[1]) > _LARGE:
+            system.trim_heap()
+        parent = posix.getpid()
+        call.pid = self._fork()
+        if call.pid == 0:
+            # Never returns.
+            call_process.main(call.setup, box, pipes, parent)
+        near = pipes.near_ends()
+        for fd in near:
+            posix.set_blocking(fd, False)
+        return near
+
+    @staticmethod
+    def _fork() -> int:
+        parent = posix.getpid()
+        # Until the call process has let go of this one's handlers, a signal for it would be taken for one for us.
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, (*_HANDLED, _signal.SIGINT))
+        try:
+            return posix.fork()
+        finally:
+            if posix.getpid() == parent:
+                _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (*_HANDLED, _signal.SIGINT))
 
     def _relay(self, fd: int) -> None:
         for call in self.calls.values():
@@ -285,6 +398,10 @@ class Supervisor:
             if what == b"interrupt":
                 if not self._has_answered(call) and self._interrupt(call):
                     call.interrupts += 1
+            elif what.startswith(b"terminate"):
+                if not call.ending:
+                    call.setup["grace"] = float(what.split()[-1]) if b" " in what else call.setup["grace"]
+                    self._ask_to_end(call, "cancelled", _signal.SIGTERM)
             elif what == b"kill":
                 self._end_call(call, "cancelled")
 
@@ -327,13 +444,17 @@ class Supervisor:
 
     def _reaped(self, pid: int, status: int, usage: "Any") -> None:
         """Charge a process that has ended, the call's own or an orphan of it, to its call."""
+        if self.spares is not None and self.spares.drop(pid):
+            return
         owner = None
         for call in self.calls.values():
             if call.pid == pid:
                 call.status, call.wall = status, time.monotonic() - call.started
                 owner = call
                 break
-            owner = owner or call
+            # An orphan comes here when its call has ended, if there may be several.
+            if owner is None or (call.status is not None and owner.status is None):
+                owner = call
         if owner is not None:
             owner.user += usage.ru_utime
             owner.system += usage.ru_stime
@@ -350,9 +471,10 @@ class Supervisor:
         if call.setup["keep_children"] and not call.ending:
             clean = not system.reap(self._reaped)
         else:
-            if not others and system.reap(self._reaped):
-                system.let_trackers_work(self._reaped)
-            clean = system.kill_descendants(others, self._reaped)
+            clean = not system.left_behind(others, self._reaped)
+            if not clean:
+                system.let_trackers_work(others, self._reaped)
+                clean = system.kill_descendants(others, self._reaped)
             if not clean and system.kill_quietly(-call.pid, system.SIGKILL):
                 # Without a /proc to find them by, at least those that stayed in the call's own process group.
                 clean = system.kill_descendants(others, self._reaped, 1.0)
@@ -372,6 +494,8 @@ class Supervisor:
         if self._overflows(call):
             call.ending = call.ending or "output"
         del self.calls[call.number]
+        if self.spares is not None and self.spares.template is not None and self.spares.template.pid == call.pid:
+            self._lose_template(self.spares)
         words = {
             "status": call.status,
             "ending": call.ending or "none",
@@ -400,13 +524,18 @@ class Supervisor:
         return found
 
     def _others(self, call: Call) -> "frozenset[int]":
-        return frozenset(other.pid for other in self.calls.values() if other is not call and other.pid and other.status is None)
+        """What is below this process and not the call's."""
+        others = {other.pid for other in self.calls.values() if other is not call and other.pid and other.status is None}
+        return frozenset(others if self.spares is None else others | self.spares.pids)
 
     # --- the clock ------------------------------------------------------------------------------------------------
 
     def _patience(self) -> "float | None":
         if self.paused and not self.channel.is_full:
             self._pause(False)
+        if self.spares is not None and self.spares.are_wanted and not (self.queue and self.spares.template):
+            # When nobody waits for anything, or all are busy.
+            return _BUSY if self.calls else 0
         times = [call.deadline for call in self.calls.values() if call.deadline is not None]
         times += [call.next_look for call in self.calls.values() if call.next_look is not None]
         return min(max(0.0, min(times) - time.monotonic()) * 1000 + 1, system.LONGEST_POLL) if times else None
@@ -419,6 +548,9 @@ class Supervisor:
             if call.next_look is not None and now >= call.next_look:
                 self._look_after(call)
             if call.deadline is None or now < call.deadline:
+                continue
+            if call.setup["template"] and call.answered:
+                call.deadline = None
                 continue
             if call.ending:
                 call.deadline = None
@@ -440,6 +572,8 @@ class Supervisor:
         watched = call.watch
         others = self._others(call)
         roots = [pid for pid in system.children(posix.getpid()) if pid not in others]
+        if call.setup["shared"]:
+            roots = [call.pid]
         deadlines = [other.deadline for other in self.calls.values() if other.deadline is not None]
         call.next_look = watched.look(roots or [call.pid], call.reaped_cpu, min(deadlines, default=float("inf")))
         if watched.exceeded == "cpu":
@@ -448,7 +582,7 @@ class Supervisor:
         elif watched.exceeded:
             if watched.exceeded == "processes":
                 # All at one stroke, as far as possible: who forks meanwhile dies as well.
-                alone = posix.getpid() == 1 and not others
+                alone = posix.getpid() == 1 and len(self.calls) == 1
                 system.kill_quietly(-1 if alone else -call.pid, system.SIGKILL)
             # What grows is not asked: it would go on growing.
             self._end_call(call, watched.exceeded)
@@ -460,15 +594,18 @@ class Supervisor:
 
     def _end(self) -> None:
         """Leave nothing behind, then deliver what is still to be said, as long as somebody listens."""
-        if self.calls:
+        system.template = 0
+        if self.calls or self.spares is not None:
             system.kill_descendants()
         self.channel.drain()
 
 
-def main(nonce: bytes, pending: bytes, lane: str, own: str, early: str) -> None:
+def main(nonce: bytes, pending: bytes, lane: str, own: str, early: str, workers: str) -> None:
     """Serve the session and leave; never returns.
 
     :param early: modules that the calls will need
+    :param workers: how many calls may run at a time in a session that stays open, 0 if it ends with its first, ``t`` behind
+        it if they are to be forked from a template
     :param own: ``pids`` where this process shall be the first of a pid namespace, if that can be had, ``pids?`` where it need
         be only if signals cannot be kept from it, with ``!`` behind it if capabilities shall keep their worth
     """
@@ -478,9 +615,11 @@ def main(nonce: bytes, pending: bytes, lane: str, own: str, early: str) -> None:
         if own.startswith("pids") and posix.getpid() != 1:
             _import_now(early.split(",")[1:])
             _become_init(own)
+        elif workers != "0":
+            _import_now(early.split(",")[1:])
         adopts = system.become_supervisor()
         _quiet_terminal()
-        Supervisor(nonce, lane, adopts).serve(pending)
+        Supervisor(nonce, lane, adopts, workers).serve(pending)
         code = 0
     except frames.FrameError as error:
         posix.write(2, ("deliveryboy: %s\n" % error).encode())
@@ -490,6 +629,13 @@ def main(nonce: bytes, pending: bytes, lane: str, own: str, early: str) -> None:
             sys.excepthook(*sys.exc_info())
             system.kill_descendants()
         posix._exit(code)
+
+
+def _are_apart() -> bool:
+    """Whether a call that is kept from its supervisor is so from others, too."""
+    from . import landlock
+
+    return landlock.version() >= landlock.FIRST_WITH_SCOPES
 
 
 def _import_now(names: "list[str]") -> None:

@@ -21,6 +21,7 @@ _SPARE_PIDS = 64
 LONGEST_POLL = 2000000000  # milliseconds; poll(2) takes a C int
 PAGE = posix.sysconf("SC_PAGESIZE")
 
+template = 0  # the process whose session is that of processes on their way to become spares
 broken = ""  # why nothing can be started any more
 alone = False  # whether this process has its user namespace for itself
 niceness = 0  # what it was before it came first
@@ -323,24 +324,53 @@ def kill_quietly(pid: int, signal: int) -> bool:
     return True
 
 
-def let_trackers_work(reaped: "Any" = None, limit: float = 0.5) -> None:
-    """Let multiprocessing's helpers remove named semaphores and shared memory, as they do when all others have ended."""
+def left_behind(known: "frozenset[int]", reaped: "Any" = None) -> bool:
+    """Whether this process has children besides those *known*, once those that have ended are waited for."""
+    if not reap(reaped):
+        return False
+    if not known:
+        return True
+    # All that is below this process is below a child of it.  Only its own waiting takes one out of that list.
+    return not (can_be_watched() and all(pid in known or _is_nascent(pid) for pid in children(posix.getpid())))
+
+
+def _is_nascent(pid: int) -> bool:
+    """Whether the template has just forked it: nobody else can enter its session."""
+    try:
+        return template != 0 and Stat(pid).session == template
+    except OSError:
+        return False
+
+
+def let_trackers_work(spare: "frozenset[int]" = frozenset(), reaped: "Any" = None, limit: float = 0.5) -> None:
+    """Let multiprocessing's helpers remove named semaphores and shared memory, as they do when all others have ended.
+
+    :param spare: processes that are no business of theirs, nor what is below them
+    """
     me = posix.getpid()
     deadline = time.monotonic() + limit
     trackers = []
+    safe = _with_all_below(spare)
     for pid, _ in descendants(me):
         if time.monotonic() > deadline:
             # Among very many, each has to get to run before its command line can be read.
             return
-        if _is_tracker(pid):
+        if pid not in safe and _is_tracker(pid):
             trackers.append(pid)
     if not trackers:
         return
-    _kill_found(me, frozenset(trackers))
+    _kill_found(me, spare | frozenset(trackers))
     while trackers and time.monotonic() < deadline:
         reap(reaped)
         trackers = [pid for pid in trackers if _is_tracker(pid)]
         time.sleep(0.002)
+
+
+def _with_all_below(pids: "frozenset[int]") -> "set[int]":
+    found = set(pids)
+    for pid in pids:
+        found.update(below for below, _ in descendants(pid))
+    return found
 
 
 def _is_tracker(pid: int) -> bool:
@@ -359,7 +389,7 @@ def kill_descendants(spare: "frozenset[int]" = frozenset(), reaped: "Any" = None
     deadline = time.monotonic() + limit
     me = posix.getpid()
     while True:
-        if not reap(reaped) and not spare:
+        if not left_behind(spare, reaped):
             return True
         if me == 1 and not spare:
             # Everybody in a pid namespace that is ours, at one stroke, and without a /proc of its own.
@@ -380,11 +410,9 @@ def kill_descendants(spare: "frozenset[int]" = frozenset(), reaped: "Any" = None
 
 def _kill_found(me: int, spare: "frozenset[int]") -> "tuple[bool, bool]":
     """Kill those that are found now; tells whether there were any, and whether any of them could be signalled."""
-    safe = set(spare)
-    for pid in spare:
-        safe.update(below for below, _ in descendants(pid))
+    safe = _with_all_below(spare)
     found = descendants(me)
-    targets = [(pid, stat) for pid, stat in found if pid not in safe]
+    targets = [(pid, stat) for pid, stat in found if pid not in safe and (template == 0 or stat.session != template)]
     ours = posix.getsid(0)
     # A group is killed at one stroke: whoever forks in it meanwhile dies as well, a fork bomb too.
     for group in {stat.group for _, stat in targets if stat.session != ours} - {stat.group for pid, stat in found if pid in safe}:

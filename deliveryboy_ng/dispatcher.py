@@ -1,0 +1,288 @@
+"""Drives one warm session: a thread that sends waiting calls, hands out what comes back, and opens the session anew.
+
+There is one thread a dispatcher, however many calls are under way.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from .delivery import Delivery
+from .exceptions import CallCancelled, ConnectionLost, DeliveryError, InitializerFailed
+from .journey import Journey
+from .opening import kit_of, open_session
+from .options import Options
+from .session import Exchange, Greeting, Session
+
+__all__ = ["Dispatcher"]
+
+_SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.1, 10.0
+
+_live: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+
+
+class Dispatcher:
+    """Takes deliveries in any thread; see :meth:`add`, :meth:`close`.
+
+    :ivar workers: how many calls may run at a time
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        workers: int,
+        idle_timeout: float | None = None,
+        retries: int = 0,
+        template: Callable[[], Journey] | None = None,
+    ) -> None:
+        """:param options: those of the session, resolved
+
+        :param template: makes the call that readies what the others share
+        """
+        self.workers = workers
+        self._options = options
+        self._idle_timeout = math.inf if idle_timeout is None else idle_timeout
+        self._retries = retries
+        self._template = template
+        self._kit = kit_of(options, workers, template is not None)
+        self._begin_anew()
+        _live.add(self)
+
+    def _begin_anew(self) -> None:
+        self._lock = threading.Condition()
+        self._waiting: deque[Delivery[Any]] = deque()
+        self._running: dict[Exchange, Delivery[Any]] = {}
+        self._base: Exchange | None = None
+        self._thread: threading.Thread | None = None
+        self._session: Session | None = None
+        self._greeting: Greeting | None = None
+        self._requests: deque[str] = deque()
+        self._is_closing = False
+        self._losses = 0
+        self._open_at = -math.inf
+        self._idle_since = math.inf
+
+    # --- from any thread ------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """:raises RuntimeError: if this dispatcher has been closed"""
+        if self._is_closing:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def add(self, delivery: Delivery[Any]) -> None:
+        """Queue a delivery.
+
+        :raises RuntimeError: if this dispatcher has been closed
+        """
+        with self._lock:
+            self.check()
+            delivery.retries = self._retries
+            if len(self._waiting) + len(self._running) < self.workers:
+                delivery.begin()
+            self._waiting.append(delivery)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"deliveryboy {self._options.chain[0].name}", daemon=True)
+                self._thread.start()
+        self._wake()
+
+    def close(self, cancel: bool = False) -> None:
+        """Take no more deliveries; the thread ends when there are none left, and closes the session.
+
+        :param cancel: cancel those that have not begun
+        """
+        with self._lock:
+            self._is_closing = True
+            cancelled = [delivery for delivery in self._waiting if cancel and not delivery.running()]
+        for delivery in cancelled:
+            delivery.cancel()
+        self._wake()
+
+    def kill(self) -> None:
+        """Cancel all there are, also those that run."""
+        for delivery in [*self._waiting, *self._running.values()]:
+            delivery.cancel()
+
+    def join(self) -> None:
+        """Wait for the end of the thread."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _wake(self) -> None:
+        session = self._session
+        if session is not None:
+            session.poke()
+        with self._lock:
+            self._lock.notify_all()
+
+    # --- the thread -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._work():
+                pass
+        except BaseException as problem:
+            with self._lock:
+                self._is_closing = True
+            self._fail([*self._waiting, *self._running.values()], problem)
+            raise
+        finally:
+            self._drop_session()
+
+    def _work(self) -> bool:
+        """One turn; false when nothing will come any more."""
+        with self._lock:
+            if not self._waiting and not self._running:
+                if self._is_closing:
+                    return False
+                if self._session is None:
+                    self._lock.wait()
+                    return True
+            wait = self._open_at - time.monotonic() if self._session is None else 0.0
+            if wait > 0 and not (self._is_closing and not self._waiting):
+                self._lock.wait(wait)
+                return True
+        if self._session is None:
+            self._open()
+        elif not self._is_idle_for_long():
+            self._turn(self._session)
+        return True
+
+    def _is_idle_for_long(self) -> bool:
+        if self._waiting or self._running:
+            self._idle_since = math.inf
+            return False
+        self._idle_since = min(self._idle_since, time.monotonic())
+        if time.monotonic() < self._idle_since + self._idle_timeout:
+            return False
+        self._drop_session()
+        return True
+
+    def _open(self) -> None:
+        while self._waiting and self._waiting[0].cancelled():
+            self._waiting.popleft().settle(None)
+        if not self._waiting:
+            return
+        try:
+            self._session, self._greeting = open_session(self._options, self._kit, self._requests, lambda session: None, None)
+            if self._template is not None:
+                self._start_template(self._session, self._greeting, self._template())
+        except BaseException as problem:
+            self._note_loss()
+            self._drop_session()
+            self._fail(self._take_all(), problem)
+            if not isinstance(problem, Exception):
+                raise
+
+    def _start_template(self, session: Session, greeting: Greeting, journey: Journey) -> None:
+        base = self._base = journey.begin(session, greeting, self.workers)
+        while not base.over and not base.ending.reply.status:
+            session.turn()
+            if self._is_closing and all(delivery.cancelled() for delivery in self._waiting):
+                raise CallCancelled("cancelled before it began")
+        if base.over or base.ending.reply.status != b"R":
+            while not base.over:
+                session.turn()
+            receipt = journey.conclude(session, greeting, base)
+            failed = InitializerFailed(f"{journey.name} of the session failed: {receipt.exception!r:.500}")
+            failed.__cause__, failed.receipt = receipt.exception, receipt
+            raise failed
+
+    def _take_all(self) -> list[Delivery[Any]]:
+        taken = []
+        while self._waiting:
+            taken.append(self._waiting.popleft())
+        return taken
+
+    def _turn(self, session: Session) -> None:
+        self._send_waiting(session)
+        session.turn(self._idle_since + self._idle_timeout if not self._running else math.inf)
+        over = [exchange for exchange in self._running if exchange.over]
+        for exchange in over:
+            self._conclude(session, exchange)
+        if session.lost or (self._base is not None and self._base.over and not self._running):
+            self._note_loss()
+            self._drop_session()
+
+    def _send_waiting(self, session: Session) -> None:
+        assert self._greeting is not None
+        if self._base is not None and self._base.over:
+            return
+        while self._waiting and len(self._running) < self.workers:
+            delivery = self._waiting.popleft()
+            if not (delivery.running() or delivery.begin()):
+                delivery.settle(None)
+                continue
+            try:
+                self._running[delivery.journey.begin(session, self._greeting, self.workers)] = delivery
+            except Exception as problem:
+                delivery.settle(None, problem)
+
+    def _conclude(self, session: Session, exchange: Exchange) -> None:
+        assert self._greeting is not None
+        delivery = self._running.pop(exchange)
+        lost = exchange.ending.lost is not None
+        if not lost:
+            self._losses = 0
+        elif delivery.retries > 0 and not delivery.cancelled():
+            delivery.retries -= 1
+            delivery.begin_again()
+            self._waiting.appendleft(delivery)
+            return
+        try:
+            delivery.settle(delivery.journey.conclude(session, self._greeting, exchange))
+        except BaseException as problem:
+            delivery.settle(None, problem)
+
+    def _note_loss(self) -> None:
+        """What is lost again and again is opened again ever later."""
+        self._losses += 1
+        if self._losses > 1:
+            self._open_at = time.monotonic() + min(_LONGEST_BACKOFF, _SHORTEST_BACKOFF * 2 ** (self._losses - 2))
+
+    def _drop_session(self) -> None:
+        session, self._session, self._base = self._session, None, None
+        self._idle_since = math.inf
+        if session is not None:
+            session.close()
+
+    def _fail(self, deliveries: list[Delivery[Any]], problem: BaseException) -> None:
+        if not isinstance(problem, DeliveryError):
+            problem = ConnectionLost(f"the session could not be kept: {type(problem).__name__}: {problem}", real_exception=problem)
+        for delivery in deliveries:
+            delivery.settle(None, problem)
+
+    # --- the caller's own processes -------------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """In a child that the caller has forked: nothing of what was under way is this process's."""
+        deliveries = [*self._waiting, *self._running.values()]
+        self._begin_anew()
+        for delivery in deliveries:
+            delivery.abandon(CallCancelled("this call belongs to the process that this one was forked from"))
+
+
+def _forget_in_child() -> None:
+    for dispatcher in list(_live):
+        dispatcher.forget()
+
+
+def _finish() -> None:
+    """When the program ends, its calls are waited for, as with any executor."""
+    dispatchers = list(_live)
+    for dispatcher in dispatchers:
+        dispatcher.close()
+    for dispatcher in dispatchers:
+        dispatcher.join()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+# Before the interpreter waits for threads, and long before atexit: as concurrent.futures does it.
+threading._register_atexit(_finish)  # type: ignore[attr-defined]

@@ -1,0 +1,338 @@
+"""Call processes that are there before their calls, for sessions that stay open.
+
+Contract: far side, standard library only, Python 3.8+.  A spare is forked from the supervisor, in which nothing of the
+caller's has ever run, or from a template, which has imported and initialized what calls shall share.  It is ready but for
+what its call asks for, and gets that on descriptor 4, a socket: one byte, and with it the descriptors of its stdin and of a
+file with the sizes of setup, modules and body in 8 bytes each and these three; small ones come behind the byte instead of in
+a file.  At the end of input nobody wants it: it leaves.
+
+A template gets, on its own socket, a byte and the descriptors of a spare to be, forks it twice, so that it becomes the
+supervisor's child, and that says its number on the same socket.
+"""
+
+import marshal
+import posix
+import sys
+
+from . import call as call_process
+from . import system
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+# Bytes of a call that go through the socket itself.
+_SMALL = 60000
+_SIZES = 24
+# Whoever kills them again and again shall not keep the supervisor busy.
+_MOST_DEATHS = 1000
+_INT = 4
+
+
+class Spare:
+    """One that waits, or will as soon as it is forked; ``pid`` is 0 until then."""
+
+    def __init__(self, stdin: int, base: int) -> None:
+        import _socket
+
+        self.pid = 0
+        self.base = base
+        self.pipes = call_process.Pipes(stdin, False)
+        self._feed, far = (_socket.socket(fileno=fd) for fd in _socket_pair())
+        self.pipes.far.append(far.detach())
+
+    def settle(self, pid: int) -> None:
+        """It has been forked."""
+        self.pid = pid
+        self.near = self.pipes.near_ends()
+        for fd in self.near:
+            posix.set_blocking(fd, False)
+
+    def feed(self, parts: "list[bytes]", given: bytes) -> bool:
+        """Give it its call; false if it is no more."""
+        import _socket
+
+        message = b"".join([len(part).to_bytes(8, "big") for part in parts] + parts)
+        files = [call_process.input_file(given)] if given else []
+        try:
+            if len(message) > _SMALL:
+                files.append(call_process.input_file(message))
+                message = b""
+            head = bytes((bool(given),))
+            rights = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in files)
+            self._feed.sendmsg([head, message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if files else [])
+            if given:
+                self.pipes.given = (posix.fstat(files[0]).st_ino, len(given))
+            return True
+        except OSError:
+            return False
+        finally:
+            self._feed.close()
+            for fd in files:
+                posix.close(fd)
+
+    def close(self) -> None:
+        self._feed.close()
+        for fd in self.near if self.pid else [*self.pipes.near, *self.pipes.far]:
+            posix.close(fd)
+
+
+def _socket_pair() -> "tuple[int, int]":
+    import _socket
+
+    near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    return near.detach(), far.detach()
+
+
+class Spares:
+    """As many as calls may run at a time."""
+
+    def __init__(self, number: int, fork: "Callable[[], int]", from_template: bool) -> None:
+        self._from_template = from_template
+        self._number = self._most = number
+        self._fork = fork
+        self._waiting: "list[Spare]" = []
+        self._deaths = 0
+        self._null = posix.open("/dev/null", posix.O_RDONLY)
+        self.template: "Template | None" = None
+
+    @property
+    def pids(self) -> "set[int]":
+        return {spare.pid for spare in self._waiting}
+
+    @property
+    def are_wanted(self) -> bool:
+        """Whether there are fewer than there shall be."""
+        if self._from_template:
+            return self.template is not None and len(self._waiting) + len(self.template.asked) < self._number
+        return len(self._waiting) < self._number
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a call can be given its process now."""
+        return bool(self._waiting) or not self._from_template
+
+    def keep_none(self) -> None:
+        """Where a call could reach one that waits, it is forked when it is needed."""
+        self._number = 0
+
+    def fill(self) -> None:
+        """Fork one, or have it forked; raises OSError."""
+        if self._from_template:
+            if self.template is not None:
+                self.template.ask(self._null)
+            return
+        spare = Spare(posix.dup(self._null), system.resident_memory())
+        parent = posix.getpid()
+        pid = self._fork()
+        if pid == 0:
+            wait_for_call(spare.pipes, parent)
+        spare.settle(pid)
+        self._waiting.append(spare)
+
+    def ask_for(self, calls: int) -> None:
+        """Have as many made as so many calls need that wait for theirs; raises OSError."""
+        if self.template is not None:
+            for _ in range(min(calls, self._most) - len(self._waiting) - len(self.template.asked)):
+                self.template.ask(self._null)
+
+    def arrived(self, known: "set[int]") -> bool:
+        """Take those in that the template has forked; false if it has not kept to what was agreed."""
+        assert self.template is not None
+        spare = self.template.answered(known)
+        if spare is not None:
+            self._waiting.append(spare)
+        return spare is not None
+
+    def take(self, parts: "list[bytes]", given: bytes) -> "Spare | None":
+        """One that has been given its call; None if there has to be a template's first.  Raises OSError."""
+        while True:
+            if not self._waiting:
+                if self._from_template:
+                    return None
+                self.fill()
+            spare = self._waiting.pop(0)
+            if spare.feed(parts, given):
+                return spare
+            spare.close()
+
+    def drop(self, pid: int) -> bool:
+        """Forget the one that has ended; tells whether it was one of these."""
+        for spare in self._waiting:
+            if spare.pid == pid:
+                self._waiting.remove(spare)
+                spare.close()
+                self._deaths += 1
+                if self._deaths > _MOST_DEATHS:
+                    self.keep_none()
+                return True
+        return False
+
+
+class Template:
+    """The supervisor's end of the socket to the process that others are to be forked from.
+
+    :ivar asked: those that are being made
+    """
+
+    def __init__(self, pid: int, socket: "Any", base: int) -> None:
+        self.pid = pid
+        self.asked: "list[Spare]" = []
+        self._socket = socket
+        self._base = base
+        socket.setblocking(False)
+
+    def fileno(self) -> int:
+        return int(self._socket.fileno())
+
+    def ask(self, null: int) -> None:
+        """Have one forked; raises OSError."""
+        import _socket
+
+        spare = Spare(posix.dup(null), self._base)
+        rights = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in [spare.pipes.stdin, *spare.pipes.far])
+        try:
+            self._socket.sendmsg([b"+"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+        except OSError:
+            spare.close()
+            raise
+        self.asked.append(spare)
+
+    def answered(self, known: "set[int]") -> "Spare | None":
+        """The next one, now that it is there."""
+        try:
+            word = self._socket.recv(_INT)
+        except OSError:
+            return None
+        pid = int.from_bytes(word, "big")
+        # The template runs what the caller gave it, and may name anybody.
+        if len(word) < _INT or not self.asked or pid in known or not _is_child(pid):
+            return None
+        spare = self.asked.pop(0)
+        spare.settle(pid)
+        return spare
+
+    def close(self) -> None:
+        self._socket.close()
+        for spare in self.asked:
+            spare.close()
+
+
+def _is_child(pid: int) -> bool:
+    try:
+        return system.Stat(pid).parent == posix.getpid()
+    except OSError:
+        return False
+
+
+# --- in the spare -----------------------------------------------------------------------------------------------------
+
+
+def wait_for_call(pipes: "call_process.Pipes", parent: int) -> "Any":
+    """Become a spare, and then a call; never returns."""
+    code = call_process.FAILED
+    try:
+        call_process.take_place(pipes, parent)
+        parts = _read()
+        setup = marshal.loads(parts.pop(0))
+        code = call_process.run(setup, parts)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        posix._exit(code)
+
+
+def _read() -> "list[bytes]":
+    import _socket
+
+    socket = _socket.socket(fileno=call_process.FEED_FD)
+    data, files = _receive(socket, 1 << 16, 2)
+    if not data:
+        posix._exit(0)
+    has_input, data = data[0], data[1:]
+    if has_input:
+        _put(files.pop(0), 0)
+    if files:
+        data = _contents(files[0])
+    wanted = _SIZES
+    while len(data) < wanted:
+        piece = socket.recv(1 << 16)
+        if not piece:
+            posix._exit(0)
+        data += piece
+    sizes = [int.from_bytes(data[start : start + 8], "big") for start in range(0, _SIZES, 8)]
+    while len(data) < _SIZES + sum(sizes):
+        data += socket.recv(1 << 16)
+    socket.close()
+    parts = []
+    start = _SIZES
+    for size in sizes:
+        parts.append(data[start : start + size])
+        start += size
+    return parts
+
+
+def _contents(fd: int) -> bytes:
+    pieces: "list[bytes]" = []
+    while True:
+        piece = posix.read(fd, 1 << 24)
+        if not piece:
+            posix.close(fd)
+            return b"".join(pieces)
+        pieces.append(piece)
+
+
+def _receive(socket: "Any", size: int, files: int) -> "tuple[bytes, list[int]]":
+    import _socket
+
+    data, rights, _, _ = socket.recvmsg(size, _socket.CMSG_SPACE(files * _INT))
+    found: "list[int]" = []
+    for _, _, packed in rights:
+        found += [int.from_bytes(packed[start : start + _INT], sys.byteorder) for start in range(0, len(packed), _INT)]
+    return data, found
+
+
+def _put(fd: int, place: int) -> None:
+    posix.dup2(fd, place)
+    posix.close(fd)
+
+
+# --- in the template --------------------------------------------------------------------------------------------------
+
+
+def serve_as_template(supervisor: int) -> "Any":
+    """Fork a spare whenever one is asked for; never returns.  Descriptor 4 is the socket."""
+    import _socket
+    import gc
+
+    # What calls share with each other is not copied for the collector's sake.
+    gc.collect()
+    gc.freeze()
+
+    socket = _socket.socket(fileno=call_process.FEED_FD)
+    while True:
+        data, files = _receive(socket, 1, 6)
+        if not data:
+            posix._exit(0)
+        middle = posix.fork()
+        if middle == 0:
+            _fork_away(socket, files, supervisor)
+        posix.waitpid(middle, 0)
+        for fd in files:
+            posix.close(fd)
+
+
+def _fork_away(socket: "Any", files: "list[int]", supervisor: int) -> "Any":
+    middle = posix.getpid()
+    if posix.fork():
+        posix._exit(0)
+    import time
+
+    # Whoever adopts it is its parent from then on: the supervisor, or nobody who matters.
+    while posix.getppid() == middle:
+        time.sleep(0.0001)
+    try:
+        socket.send(posix.getpid().to_bytes(_INT, "big"))
+    except OSError:
+        posix._exit(0)  # nobody wants it any more
+    wait_for_call(call_process.Pipes.of(files), supervisor)
