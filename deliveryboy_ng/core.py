@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import os
 import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from .exceptions import DeliveryOptionError
@@ -19,9 +20,14 @@ from .worker import call as call_process
 
 if TYPE_CHECKING:
     from .delivery import Delivery
+    from .executor import DeliveryExecutor
     from .journey import Journey
 
 __all__ = ["DeliveryBox", "DeliveryBoy", "DeliveryBoyDecorator", "Runner", "deliver", "execute", "main"]
+
+# Seconds for which the session of asyncio's calls is kept without any.
+_IDLE = 10.0
+_making_executors = threading.Lock()
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -46,13 +52,18 @@ class Runner(Generic[P, R]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function over there.
 
-        :return: what it returned; with ``asynchronous=True`` the PID of the transport, or of the interpreter
+        :return: what it returned; of a generator function an iterator over what it makes as it is made, whose end, or
+            ``close()``, ends the call; with ``asynchronous=True`` the PID of the transport, or of the interpreter
         :raises BaseException: what it raised
         :raises DeliveryError: if it could not be sent, run or brought back
         """
         if call_process.current is not None and call_process.current is self._function:
             return self.local(*args, **kwargs)
         journey = self._journey(args, kwargs)
+        if journey.is_stream:
+            from .streaming import stream
+
+            return stream(journey)  # type: ignore[return-value]
         if self.options.asynchronous:
             return journey.leave()  # type: ignore[return-value]
         return journey.travel().unwrap()  # type: ignore[no-any-return]
@@ -79,6 +90,79 @@ class Runner(Generic[P, R]):
         from .delivery import Delivery
 
         return Delivery.alone(self._attended(args, kwargs))
+
+    def map(
+        self,
+        /,
+        *iterables: Iterable[Any],
+        max_workers: int | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        progress: bool = False,
+    ) -> Iterator[R]:
+        """Like the built-in ``map``, several calls at a time over one session, each in a process of its own.
+
+        It takes no more from the iterables than it needs to keep the workers busy, so they may be endless.
+
+        :param max_workers: how many calls may run at a time; the default is the number of processors here
+        :param ordered: results in the order of the arguments; otherwise as they come
+        :param return_exceptions: hand out what a call raised in the place of its result; otherwise it is raised, and ends all
+        :param progress: show a bar of ``tqdm``: how many run, how many failed, and the most memory that one call had
+        """
+        from . import mapping
+        from .executor import DeliveryExecutor
+
+        self._refuse_generators()
+        executor = DeliveryExecutor.of(self.options, max_workers)
+        return mapping.results(executor, self, iterables, ordered, return_exceptions, progress)
+
+    async def aio(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function over there from asyncio; cancelling the task kills the call.
+
+        All such calls of one runner share a session, which is closed when there has been none for ten seconds; each is a process
+        of its own.
+
+        :raises BaseException: what it raised
+        :raises DeliveryError: if it could not be sent, run or brought back
+        """
+        import asyncio
+
+        self._refuse_generators()
+        _check_arguments(self._function, (*self._bound, *args), kwargs)
+        return await asyncio.wrap_future(self._warm().submit(self, *args, **kwargs))
+
+    def amap(
+        self,
+        /,
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        max_workers: int | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+    ) -> AsyncIterator[R]:
+        """:meth:`map` for asyncio: ``async for result in f.amap(xs)``; the iterables may be asynchronous ones."""
+        from . import mapping
+        from .executor import DeliveryExecutor
+
+        self._refuse_generators()
+        executor = DeliveryExecutor.of(self.options, max_workers)
+        return mapping.amap(executor, self, iterables, ordered, return_exceptions)
+
+    def _warm(self) -> DeliveryExecutor:
+        """The executor that asyncio's calls of this runner share."""
+        from .executor import DeliveryExecutor
+
+        executor = vars(self).get("_executor")
+        if executor is None:
+            with _making_executors:
+                executor = vars(self).get("_executor")
+                if executor is None:
+                    workers = min(32, (os.cpu_count() or 1) + 4)
+                    executor = self._executor = DeliveryExecutor.of(self.options, workers, idle_timeout=_IDLE)
+        return executor
+
+    def _refuse_generators(self) -> None:
+        if inspect.isgeneratorfunction(self._function):
+            raise DeliveryOptionError(f"{self!r} is a generator: call it, and iterate over what it makes as it is made")
 
     def with_options(self, **options: Any) -> Runner[P, R]:
         """A runner of the same function with some options changed; this one stays as it is.
@@ -119,6 +203,7 @@ class Runner(Generic[P, R]):
             raise DeliveryOptionError(
                 "asynchronous=True detaches a plain call; run() and submit() wait for theirs, so leave it out"
             )
+        self._refuse_generators()
         return self._journey(args, kwargs, output)
 
     def _journey(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: str = "live") -> Journey:
@@ -127,7 +212,10 @@ class Runner(Generic[P, R]):
 
         args = (*self._bound, *args)
         _check_arguments(self._function, args, kwargs)
-        return Journey(self._function, args, kwargs, self.options, output)
+        streams = inspect.isgeneratorfunction(self._function)
+        if streams and self.options.asynchronous:
+            raise DeliveryOptionError(f"{self!r} is a generator, which nobody would iterate over with asynchronous=True")
+        return Journey(self._function, args, kwargs, self.options, output, is_stream=streams)
 
     @staticmethod
     def __deliveryboy_reduce__(runner: Runner[Any, Any]) -> tuple[Any, ...]:

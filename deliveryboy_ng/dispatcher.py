@@ -143,8 +143,9 @@ class Dispatcher:
                 if self._is_closing:
                     return False
                 if self._session is None:
-                    self._lock.wait()
-                    return True
+                    # The next call starts another.
+                    self._thread = None
+                    return False
             wait = self._open_at - time.monotonic() if self._session is None else 0.0
             if wait > 0 and not (self._is_closing and not self._waiting):
                 self._lock.wait(wait)

@@ -67,7 +67,28 @@ class DeliveryExecutor(concurrent.futures.Executor):
         :param options: see :class:`Options`
         :raises DeliveryOptionError: if an option is unknown or makes no sense
         """
-        self.options = Options.of(options)
+        if isinstance(preload, str) or not all(isinstance(name, str) for name in preload):
+            raise DeliveryOptionError(f"preload must list names of modules, not {preload!r}")
+        self._set_up(Options.of(options), max_workers, tuple(preload), initializer, initargs, idle_timeout, retries)
+
+    @classmethod
+    def of(cls, options: Options, max_workers: int | None = None, idle_timeout: float | None = 60.0) -> DeliveryExecutor:
+        """One with options that have been made already."""
+        executor = cls.__new__(cls)
+        executor._set_up(options, max_workers, (), None, (), idle_timeout, 0)
+        return executor
+
+    def _set_up(
+        self,
+        options: Options,
+        max_workers: int | None,
+        preload: tuple[str, ...],
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        idle_timeout: float | None,
+        retries: int,
+    ) -> None:
+        self.options = options
         for name in ("asynchronous", "keep_children"):
             if getattr(self.options, name):
                 raise DeliveryOptionError(f"{name} needs a call of its own: a session's processes end with it")
@@ -76,16 +97,19 @@ class DeliveryExecutor(concurrent.futures.Executor):
         _check(max_workers, retries, idle_timeout)
         self._resolved = self.options.resolved()
         template = None
-        if isinstance(preload, str) or not all(isinstance(name, str) for name in preload):
-            raise DeliveryOptionError(f"preload must list names of modules, not {preload!r}")
         self._shares_state = initializer is not None or bool(preload)
         if self._shares_state:
-            template = functools.partial(_template, self._resolved, tuple(preload), initializer, tuple(initargs))
+            template = functools.partial(_template, self._resolved, preload, initializer, tuple(initargs))
         self._merged: weakref.WeakKeyDictionary[Runner[Any, Any], Options] = weakref.WeakKeyDictionary()
         self._dispatcher = Dispatcher(self._resolved, max_workers, idle_timeout, retries, template)
         # Who forgets to shut it down shall not leave a session behind.
         self._finalizer = weakref.finalize(self, self._dispatcher.close)
         self._finalizer.atexit = False
+
+    @property
+    def max_workers(self) -> int:
+        """How many calls may run at a time."""
+        return self._dispatcher.workers
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Delivery[R]:
         """Start the call as soon as a worker is free, and return its :class:`Delivery`.

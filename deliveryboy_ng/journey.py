@@ -47,6 +47,7 @@ class Journey:
     on_start: Callable[[int, int | None], object] | None = None
     is_resolved: bool = False
     is_template: bool = False
+    is_stream: bool = False
     shares_state: bool = False
 
     def __post_init__(self) -> None:
@@ -89,10 +90,25 @@ class Journey:
             raise KeyboardInterrupt from receipt.exception
         return receipt
 
-    def begin(self, session: Session, greeting: Greeting, workers: int) -> Exchange:
-        """Send the call over a session that stays open; see :meth:`conclude`.
+    def open(self) -> tuple[Session, Greeting]:
+        """A session of its own.
 
-        :param workers: how many calls may run in it at a time
+        :raises DeliveryError: if the call cannot begin
+        """
+        with Interrupts(self):
+            return self._open(detached=False)
+
+    def item(self, data: bytes) -> Any:
+        """What a generator has made.
+
+        :raises DeliveryPickleError: if it cannot be rebuilt here
+        """
+        return self._reader().value(data)
+
+    def begin(self, session: Session, greeting: Greeting, workers: int) -> Exchange:
+        """Send the call; see :meth:`conclude`.
+
+        :param workers: how many calls may run at a time in a session that stays open, 0 if it ends with this one
         :raises DeliveryError: if it cannot be sent to that far side
         """
         self.session = session
@@ -188,6 +204,7 @@ class Journey:
             "detached": options.asynchronous,
             "last": not workers,
             "template": self.is_template,
+            "stream": self.is_stream,
             "shared": workers > 0,
             "beside": max(1, workers),
             "timeout": options.timeout,
@@ -248,8 +265,10 @@ class Journey:
             started=self.started,
             duration=time.monotonic() - self._clock,
         )
-        reader: replies.Reader = replies.Pickles(self.box.own) if self.options.trusted else replies.Data(self._accepted())
-        return judge(receipt, ending, Case(self.name, self.options, reader, bytes(self._sink.last_words)))
+        return judge(receipt, ending, Case(self.name, self.options, self._reader(), bytes(self._sink.last_words)))
+
+    def _reader(self) -> replies.Reader:
+        return replies.Pickles(self.box.own) if self.options.trusted else replies.Data(self._accepted())
 
     def _applied(self, ending: Ending) -> tuple[str, ...]:
         """What held the call: by the supervisor's hand since its start, by its own before the function ran."""

@@ -110,41 +110,54 @@ class Reply:
     It holds no more than *most* bytes, whatever comes.
 
     :ivar applied: the lines of its first record, if there was one
+    :ivar items: what a generator has made so far
     :ivar status: the last record's status byte, once the record is complete
     :ivar overlong: whether more came, or was announced, than may come
     :ivar size: bytes that came
     :ivar needed: bytes that came or were announced, where that is more than may come
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, streams: bool = False) -> None:
+        """:param streams: whether items may come before the last record"""
         self.applied: tuple[str, ...] = ()
+        self.items: deque[bytes] = deque()
         self.overlong = False
         self.size = self.needed = 0
         self._most = most
         self._data = bytearray()
-        self._has_begun = False
+        self._before = b"AI" if streams else b"A"
 
     def feed(self, data: bytes) -> None:
         self.size += len(data)
         if self.overlong:
             return
         self._data += data
-        if not self._has_begun:
-            self._take_preface()
-        needed = max(len(self._data) - STATUS_SIZE, self._announced() or 0)
-        if needed > self._most:
+        while kind := bytes(self._data[:1]):
+            if kind not in self._before:
+                self._before = b""
+                break
+            size = self._announced()
+            most = LONGEST_PREFACE if kind == b"A" else self._most
+            if size is None or STATUS_SIZE + size > len(self._data) or size > most:
+                self._check(size or 0, most)
+                return
+            self._take_record(kind, size)
+        self._check(max(len(self._data) - STATUS_SIZE, self._announced() or 0), self._most)
+
+    def _check(self, needed: int, most: int) -> None:
+        if needed > most:
             self.overlong, self.needed = True, needed
             self._data.clear()
 
-    def _take_preface(self) -> None:
-        size = self._announced()
-        if self._data[:1] == b"A" and (size is None or STATUS_SIZE + size > len(self._data)):
-            self.overlong = (size or 0) > LONGEST_PREFACE
-            return
-        self._has_begun = True
-        if self._data[:1] == b"A" and size is not None:
-            self.applied = tuple(self._data[STATUS_SIZE : STATUS_SIZE + size].decode("utf-8", "replace").splitlines())
-            del self._data[: STATUS_SIZE + size]
+    def _take_record(self, kind: bytes, size: int) -> None:
+        record = bytes(self._data[STATUS_SIZE : STATUS_SIZE + size])
+        if kind == b"A":
+            self.applied = tuple(record.decode("utf-8", "replace").splitlines())
+        else:
+            self.items.append(record)
+        # What is enforced is told once, and first.
+        self._before = self._before.replace(b"A", b"")
+        del self._data[: STATUS_SIZE + size]
 
     def _announced(self) -> int | None:
         return int.from_bytes(self._data[1:STATUS_SIZE], "big") if len(self._data) >= STATUS_SIZE else None
@@ -380,9 +393,9 @@ class Session:
         :param requests: where ``"interrupt"``, ``"terminate"`` and ``"kill"`` are asked for, for this call alone
         """
         self._number += 1
-        exchange = Exchange(
-            self._number, parcel, output, started, self._requests if requests is None else requests, Ending(Reply(most))
-        )
+        ending = Ending(Reply(most, bool(parcel.setup["stream"])))
+        asked = self._requests if requests is None else requests
+        exchange = Exchange(self._number, parcel, output, started, asked, ending)
         exchange.taken = self._wire.written
         self._exchanges[exchange.number] = exchange
         self._wire.send(self._lines_of(exchange.number, parcel))

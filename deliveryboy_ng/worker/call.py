@@ -4,6 +4,7 @@ Contract: far side, standard library only, Python 3.8+.  ``main(...)`` is entere
 just forked and never returns.  Descriptor 0 is the call's own input, 1 and 2 are pipes that the supervisor relays, 3 is
 the reply: records of one status byte, the payload's size in 8 bytes, the payload.
 
+    I value       what a generator function has made; before the last record
     A text    what is enforced from here on, line by line; the first record if there is one, and never the last
     R value       the function returned            X records  it raised: records as failure.py makes them
     U text        it returned what cannot travel   L records  box could not be unpacked
@@ -199,6 +200,8 @@ def run(setup: "dict[str, Any]", box: "list[bytes]") -> int:
         return _reply(b"L", _pack_failure(error))
     try:
         value = _call(function, args, kwargs)
+        if setup["stream"]:
+            value = _stream(value)
         # From here on an interrupt comes too late; it is kept, and told by the exit code.
         _signal.signal(_signal.SIGINT, _note_interrupt)
         _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
@@ -429,6 +432,18 @@ def _call(function: "Any", args: "Any", kwargs: "Any") -> "Any":
 
         return asyncio.run(value)
     return value
+
+
+def _stream(items: "Any") -> "Any":
+    """Send what the generator makes, item by item; its own return value is the answer."""
+    while True:
+        try:
+            item = next(items)
+        except StopIteration as end:
+            return end.value
+        if _replier != (posix.getpid(), _identity()):
+            posix._exit(0)  # a child that the generator forked, and that went on in its place
+        _send(b"I", _form.dumps(item))
 
 
 def _pack_failure(error: BaseException) -> bytes:

@@ -50,6 +50,9 @@ class Call:
         self.interrupts = 0
         # Bytes of each stream so far, and of the reply's preface, which comes before the function runs.
         self.seen = {"stdout": 0, "stderr": 0, "reply": 0}
+        # Of a generator's answer: bytes of the present record that are to come, and the beginning of the next.
+        self.of_record = 0
+        self.head = b""
         self.preface = 0
         self.held = b""
         self.late = False
@@ -75,7 +78,21 @@ class Call:
     @property
     def answered(self) -> bool:
         """Whether the function is over and its reply on the way."""
+        if self.setup["stream"]:
+            return self.head[:1] not in b"AI"
         return self.seen["reply"] > self.preface
+
+    def follow(self, data: bytes) -> None:
+        """Find the records in a generator's answer, of which the last has not begun while there are items."""
+        while data and self.head[:1] in b"AI":
+            left = data[self.of_record :]
+            self.of_record -= len(data) - len(left)
+            missing = call_process.STATUS_SIZE - len(self.head)
+            self.head += left[:missing]
+            data = left[missing:]
+            if len(self.head) == call_process.STATUS_SIZE and self.head[:1] in b"AI":
+                self.of_record = int.from_bytes(self.head[1:], "big")
+                self.head = b""
 
 
 class Supervisor:
@@ -353,10 +370,12 @@ class Supervisor:
                 size = int.from_bytes(data[1 : call_process.STATUS_SIZE], "big")
                 call.preface = call_process.STATUS_SIZE + size if size <= call_process.LONGEST_PREFACE else 0
             call.held += data
+            if call.setup["stream"]:
+                call.follow(data)
         call.seen[stream] += len(data)
         if stream != "reply":
             self.channel.send(_STREAMS[stream], call.number, data)
-        elif call.answered:
+        elif call.answered or call.setup["stream"]:
             # The preface alone is nobody's hurry: the near side need not wake up for it.
             self._send_held(call)
 

@@ -1,0 +1,161 @@
+"""A function over many arguments, several calls at a time: lazily, in order or as they end, with or without a progress bar."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, Any
+
+from .delivery import Delivery
+from .exceptions import DeliveryOptionError
+from .receipt import in_mebibytes
+
+if TYPE_CHECKING:
+    from .executor import DeliveryExecutor
+
+__all__ = ["amap", "results"]
+
+# Calls that are ready to be sent, for each that runs.
+_AHEAD = 2
+
+
+def results(
+    executor: DeliveryExecutor, func: Any, iterables: tuple[Any, ...], ordered: bool, return_exceptions: bool, progress: bool
+) -> Iterator[Any]:
+    """The results of *func*, with a bounded number of calls started ahead of what is taken; shuts the executor down."""
+    bar = _bar(progress, iterables)
+    return _results(executor, func, iterables, ordered, return_exceptions, bar)
+
+
+def _results(
+    executor: DeliveryExecutor, func: Any, iterables: tuple[Any, ...], ordered: bool, return_exceptions: bool, bar: _NoBar
+) -> Iterator[Any]:
+    starts = (executor.submit(func, *item) for item in zip(*iterables, strict=False))
+    under_way: deque[Delivery[Any]] = deque()
+    try:
+        under_way.extend(itertools.islice(starts, executor.max_workers * _AHEAD))
+        while under_way:
+            delivery = _next(under_way, ordered)
+            bar.note(delivery, under_way)
+            under_way.extend(itertools.islice(starts, 1))
+            yield _outcome(delivery, return_exceptions)
+    finally:
+        bar.close()
+        for delivery in under_way:
+            delivery.cancel()
+        executor.shutdown()
+
+
+def _outcome(future: Any, return_exceptions: bool) -> Any:
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if return_exceptions and isinstance(error, Exception):
+        return error
+    raise error
+
+
+def _next(under_way: deque[Delivery[Any]], ordered: bool) -> Delivery[Any]:
+    """The one whose result is to be handed out next, once it has ended."""
+    import concurrent.futures
+
+    if ordered:
+        under_way[0].exception()
+        return under_way.popleft()
+    done, _ = concurrent.futures.wait(under_way, return_when=concurrent.futures.FIRST_COMPLETED)
+    delivery = next(each for each in under_way if each in done)
+    under_way.remove(delivery)
+    return delivery
+
+
+async def amap(
+    executor: DeliveryExecutor, func: Any, iterables: tuple[Any, ...], ordered: bool, return_exceptions: bool
+) -> AsyncIterator[Any]:
+    """The same for asyncio."""
+    import asyncio
+
+    items = _zipped(iterables)
+    under_way: deque[asyncio.Future[Any]] = deque()
+
+    async def refill() -> None:
+        while len(under_way) < executor.max_workers * _AHEAD:
+            item = await anext(items, None)
+            if item is None:
+                return
+            under_way.append(asyncio.wrap_future(executor.submit(func, *item)))
+
+    try:
+        await refill()
+        while under_way:
+            if ordered:
+                future = under_way.popleft()
+                await asyncio.wait([future])
+            else:
+                done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                future = next(each for each in under_way if each in done)
+                under_way.remove(future)
+            if future.exception() is None:
+                await refill()
+            yield _outcome(future, return_exceptions)
+    finally:
+        for future in under_way:
+            future.cancel()
+        # Waiting for the last of them would hold the loop up; what runs is killed.
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+async def _zipped(iterables: tuple[Any, ...]) -> AsyncIterator[tuple[Any, ...]]:
+    """``zip`` of ordinary and asynchronous iterables."""
+    iterators = [each.__aiter__() if hasattr(each, "__aiter__") else iter(each) for each in iterables]
+    while iterators:
+        item = []
+        for iterator in iterators:
+            try:
+                item.append(await iterator.__anext__() if hasattr(iterator, "__anext__") else next(iterator))
+            except (StopIteration, StopAsyncIteration):
+                return
+        yield tuple(item)
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+class _NoBar:
+    def note(self, delivery: Delivery[Any], under_way: deque[Delivery[Any]]) -> None:
+        """Nobody wants to know."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class _Bar(_NoBar):
+    """A tqdm bar that tells how many run, how many failed, and the most memory that one call had."""
+
+    def __init__(self, tqdm: Any, total: int | None) -> None:
+        self._bar = tqdm(total=total)
+        self._failed = self._peak = 0
+
+    def note(self, delivery: Delivery[Any], under_way: deque[Delivery[Any]]) -> None:
+        self._failed += delivery.exception() is not None
+        try:
+            self._peak = max(self._peak, delivery.receipt(0).usage.peak)
+        except Exception:
+            pass  # it never began
+        running = sum(each.running() for each in under_way)
+        self._bar.set_postfix_str(f"{running} running, {self._failed} failed, at most {in_mebibytes(self._peak)}", refresh=False)
+        self._bar.update()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _bar(progress: Any, iterables: tuple[Iterable[Any], ...]) -> _NoBar:
+    if not progress:
+        return _NoBar()
+    try:
+        from tqdm.auto import tqdm  # type: ignore[import-untyped]
+    except ImportError:
+        raise DeliveryOptionError("progress=True shows a bar of tqdm, which is not installed: pip install tqdm") from None
+    sizes = [len(each) for each in iterables if isinstance(each, Sized)]
+    return _Bar(tqdm, min(sizes) if sizes else None)
