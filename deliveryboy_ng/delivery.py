@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
 from .exceptions import CallCancelled
@@ -31,6 +31,7 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         self._pids: tuple[int | None, int | None] = (None, None)
         self._receipt: Receipt | None = None
         self._problem: BaseException | None = None
+        self._conclude: Callable[[], Receipt] | None = None
         self._over = threading.Event()
         if journey is not None:
             journey.on_start = self._note_start
@@ -69,6 +70,10 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         """
         if not self._over.wait(timeout):
             raise TimeoutError(f"{self.name} has not ended within {timeout:g} seconds")
+        with self._condition:
+            conclude, self._conclude = self._conclude, None
+            if conclude is not None:
+                self._receipt = conclude()
         if self._receipt is None:
             raise self._problem or CallCancelled(f"{self.name} was cancelled before it began")
         return self._receipt
@@ -144,6 +149,20 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
             self._problem = problem
         self._over = threading.Event()
         self._under_way = threading.Event()
+        self._over.set()
+        self._under_way.set()
+
+    def answer(self, value: R) -> None:
+        """The function has returned; the receipt follows."""
+        try:
+            self.set_result(value)
+        except concurrent.futures.InvalidStateError:
+            pass  # cancelled
+
+    def settle_later(self, conclude: Callable[[], Receipt]) -> None:
+        """It is over; who asks for the receipt has it made."""
+        self._conclude = conclude
+        self._journey = None
         self._over.set()
         self._under_way.set()
 

@@ -5,6 +5,7 @@ There is one thread a dispatcher, however many calls are under way.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import threading
@@ -59,6 +60,7 @@ class Dispatcher:
         self._lock = threading.Condition()
         self._waiting: deque[Delivery[Any]] = deque()
         self._running: dict[Exchange, Delivery[Any]] = {}
+        self._ending: dict[Exchange, Delivery[Any]] = {}
         self._base: Exchange | None = None
         self._thread: threading.Thread | None = None
         self._session: Session | None = None
@@ -106,7 +108,7 @@ class Dispatcher:
 
     def kill(self) -> None:
         """Cancel all there are, also those that run."""
-        for delivery in [*self._waiting, *self._running.values()]:
+        for delivery in self._all():
             delivery.cancel()
 
     def join(self) -> None:
@@ -114,6 +116,13 @@ class Dispatcher:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._running or self._ending)
+
+    def _all(self) -> list[Delivery[Any]]:
+        return [*self._waiting, *self._running.values(), *self._ending.values()]
 
     def _wake(self) -> None:
         session = self._session
@@ -131,7 +140,7 @@ class Dispatcher:
         except BaseException as problem:
             with self._lock:
                 self._is_closing = True
-            self._fail([*self._waiting, *self._running.values()], problem)
+            self._fail(self._all(), problem)
             raise
         finally:
             self._drop_session()
@@ -139,7 +148,7 @@ class Dispatcher:
     def _work(self) -> bool:
         """One turn; false when nothing will come any more."""
         with self._lock:
-            if not self._waiting and not self._running:
+            if not self._waiting and not self._is_busy:
                 if self._is_closing:
                     return False
                 if self._session is None:
@@ -157,7 +166,7 @@ class Dispatcher:
         return True
 
     def _is_idle_for_long(self) -> bool:
-        if self._waiting or self._running:
+        if self._waiting or self._is_busy:
             self._idle_since = math.inf
             return False
         self._idle_since = min(self._idle_since, time.monotonic())
@@ -204,11 +213,14 @@ class Dispatcher:
 
     def _turn(self, session: Session) -> None:
         self._send_waiting(session)
-        session.turn(self._idle_since + self._idle_timeout if not self._running else math.inf)
-        over = [exchange for exchange in self._running if exchange.over]
-        for exchange in over:
-            self._conclude(session, exchange)
-        if session.lost or (self._base is not None and self._base.over and not self._running):
+        session.turn(self._idle_since + self._idle_timeout if not self._is_busy else math.inf)
+        for exchange in list(self._running):
+            if exchange.over or exchange.answered:
+                self._take_answer(session, exchange)
+        for exchange in list(self._ending):
+            if exchange.over:
+                self._conclude(session, exchange, self._ending.pop(exchange))
+        if session.lost or (self._base is not None and self._base.over and not self._is_busy):
             self._note_loss()
             self._drop_session()
 
@@ -226,9 +238,20 @@ class Dispatcher:
             except Exception as problem:
                 delivery.settle(None, problem)
 
-    def _conclude(self, session: Session, exchange: Exchange) -> None:
-        assert self._greeting is not None
+    def _take_answer(self, session: Session, exchange: Exchange) -> None:
+        """Its result is handed out, and its place is free; what it used, and how it ended, comes later."""
         delivery = self._running.pop(exchange)
+        if exchange.answered:
+            known, value = delivery.journey.answer(exchange)
+            if known:
+                delivery.answer(value)
+        self._ending[exchange] = delivery
+
+    def _conclude(self, session: Session, exchange: Exchange, delivery: Delivery[Any]) -> None:
+        assert self._greeting is not None
+        if delivery.done() and exchange.answered and not delivery.cancelled():
+            delivery.settle_later(functools.partial(delivery.journey.conclude, session, self._greeting, exchange))
+            return
         lost = exchange.ending.lost is not None
         if not lost:
             self._losses = 0
@@ -264,7 +287,7 @@ class Dispatcher:
 
     def forget(self) -> None:
         """In a child that the caller has forked: nothing of what was under way is this process's."""
-        deliveries = [*self._waiting, *self._running.values()]
+        deliveries = self._all()
         self._begin_anew()
         for delivery in deliveries:
             delivery.abandon(CallCancelled("this call belongs to the process that this one was forked from"))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import packing, replies
-from .exceptions import DeliveryTransportError, VersionMismatchError
+from .exceptions import DeliveryPickleError, DeliveryTransportError, VersionMismatchError
 from .interrupts import Interrupts
 from .opening import kit_of, open_session
 from .options import Options
@@ -63,6 +63,7 @@ class Journey:
     def renew(self) -> None:
         """Forget what has come back so far: it is sent once more."""
         self._problem: BaseException | None = None
+        self._value: tuple[Any, ...] = ()
         self._sink = Sink(self.options.output or self.default_output, int(self.options.max_output))
 
     def _pack(self, by_value: bool) -> packing.Box:
@@ -128,6 +129,17 @@ class Journey:
             except BaseException as problem:
                 self._problem = problem
                 self._requests.append("kill")
+
+    def answer(self, exchange: Exchange) -> tuple[bool, Any]:
+        """The value that has come, though all has not been said of the call; whether it can be handed out already."""
+        reply = exchange.ending.reply
+        if self._problem is None and not reply.overlong and reply.status == b"R":
+            try:
+                self._value = (self._reader().value(reply.payload),)
+            except DeliveryPickleError:
+                return False, None
+            return True, self._value[0]
+        return False, None
 
     def conclude(self, session: Session, greeting: Greeting, exchange: Exchange) -> Receipt:
         """The receipt of a call that is over.
@@ -268,6 +280,8 @@ class Journey:
         return judge(receipt, ending, Case(self.name, self.options, self._reader(), bytes(self._sink.last_words)))
 
     def _reader(self) -> replies.Reader:
+        if self._value:
+            return replies.Known(self._value[0])
         return replies.Pickles(self.box.own) if self.options.trusted else replies.Data(self._accepted())
 
     def _applied(self, ending: Ending) -> tuple[str, ...]:

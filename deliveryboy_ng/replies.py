@@ -12,7 +12,7 @@ from .exceptions import DeliveryPickleError
 from .tracebacks import Origin, shown, stand_in, with_frames
 from .worker import rebuild
 
-__all__ = ["Data", "Pickles", "Reader"]
+__all__ = ["Data", "Known", "Pickles", "Reader"]
 
 Buffer = bytes | memoryview
 
@@ -98,6 +98,19 @@ class Data:
             return untrusted.exception(decoding.decode(data, {}), self.accepts, origin)
         except decoding.Undecodable as error:
             raise _unreadable("raised, but its exception cannot be read", error) from error
+
+
+@dataclass(frozen=True)
+class Known:
+    """An answer that has been read already: a value."""
+
+    known: Any
+
+    def value(self, data: Buffer) -> Any:
+        return self.known
+
+    def exception(self, data: Buffer, origin: Origin) -> tuple[BaseException, str]:
+        raise DeliveryPickleError("the function returned, and raised as well")
 
 
 def _unreadable(what: str, error: Exception) -> DeliveryPickleError:

@@ -235,6 +235,7 @@ class Ending:
 class Exchange:
     """One call on its way over a session.
 
+    :ivar answered: whether the function has returned, and nothing else can be made of that any more
     :ivar taken: bytes that the transport had taken when it was last looked at
     """
 
@@ -245,6 +246,7 @@ class Exchange:
     requests: deque[str]
     ending: Ending
     taken: int = 0
+    answered: bool = False
     over: bool = False
 
 
@@ -489,6 +491,8 @@ class Session:
             self._note_start(exchange, payload)
         elif kind == frames.VERDICT:
             ending.account = Account.of(payload)
+        elif kind == frames.ANSWERED:
+            exchange.answered = True
         elif kind == frames.REFUSED:
             ending.refused = payload.decode("utf-8", "replace") or "no reason was given"
 

@@ -125,7 +125,7 @@ def tapes(count: int, chance: random.Random) -> Iterator[tuple[str, list[bytes]]
         before = chance.random() < 0.7
         if before:
             place = chance.randrange(len(said))
-            said[place] = (said[place][0] if chance.random() < 0.8 else chance.randrange(1, 12), mutated(said[place][1], chance))
+            said[place] = (said[place][0] if chance.random() < 0.8 else chance.randrange(1, 16), mutated(said[place][1], chance))
             if chance.random() < 0.2:
                 chance.shuffle(said)
         encoder = frames.Encoder(NONCE, frames.TO_NEAR, lane)
@@ -144,7 +144,7 @@ def answer_of(lane: str, chunks: list[bytes]) -> Receipt:
     session.__dict__.update(
         chain=runner.options.chain, executable="python3", argv=("python3",), noise=bytearray(), on_noise=None, _nonce=NONCE,
         _decoder=frames.decoder(NONCE, frames.TO_NEAR, lane), _encoder=frames.Encoder(NONCE, frames.TO_FAR, lane),
-        _requests=deque(), _damage="", _taken=0, _wire=Tape(chunks), _start_patience=10.0,
+        _requests=deque(), _damage="", _number=0, _exchanges={}, lost=False, _wire=Tape(chunks), _start_patience=10.0,
     )  # fmt: skip
     journey._open = lambda detached: (session, Greeting(0x030B07F0, b"", False))  # type: ignore[method-assign]
     return journey.travel()

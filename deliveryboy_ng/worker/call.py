@@ -35,6 +35,7 @@ FAILED = 70
 INTERRUPTED_TOO_LATE = 71
 _SPARE = 1 << 18
 _form: "Any" = rebuild  # how answers are packed: as pickles, or, for a caller that does not trust them, by codec.py as data
+_ahead: "list[str] | None" = None  # what a process is held to that has been prepared before its call came
 # In a template, and in what is forked from it: what it is held to.
 prepared: "list[str] | None" = None
 current: "Any" = None  # the function this process runs; delivered functions that meet themselves run in place
@@ -182,7 +183,10 @@ def run(setup: "dict[str, Any]", box: "list[bytes]") -> int:
     spare = [bytearray(_SPARE)] if setup["limits"] else []
     try:
         limit = _limiter(setup, sum(map(len, box)) if setup["guard"] else 0)
-        held, packages = _prepare(setup) if prepared is None else _adapt(setup)
+        if _ahead is not None:
+            held, packages = _ahead, None
+        else:
+            held, packages = _prepare(setup) if prepared is None else _adapt(setup)
         if setup["guard"]:
             # Nothing of the caller's is unpacked or imported before this.
             _tell(held + limit())
@@ -231,6 +235,23 @@ def run(setup: "dict[str, Any]", box: "list[bytes]") -> int:
         text = _text_of(error) if setup["accepts"] is not None else "%s: %s" % (type(error).__name__, _text_of(error))
         return _reply(b"U", text.encode("utf-8", "replace"), _leave)
     return _reply(b"R", reply, _leave)
+
+
+def rehearse(setup: "dict[str, Any]") -> None:
+    """Do what can be done before the call comes: after a fork the first time that something is done is dear.
+
+    :param setup: the setup of the call that will come, if that is known
+    """
+    rebuild.rehearse()
+    if setup and prepared is None and not setup["guard"] and setup["magic"] in (b"", _magic()):
+        global _ahead
+        try:
+            held, packages = _prepare(setup)
+            if packages is not None:
+                _start_site(packages)
+            _ahead = held
+        except BaseException:
+            _ahead = None  # when it comes, it will be told
 
 
 def _become_ordinary(parent: int) -> None:

@@ -30,6 +30,27 @@ def remember(made: "Any", number: "Any") -> "Any":
     return made
 
 
+def rehearse() -> None:
+    """Unpack and pack for the sake of having done it once."""
+    import _pickle
+
+    made = make_function(make_code(marshal.dumps(_play.__code__)), {"__name__": "rehearsal"}, "play", None, None)
+    slots: "dict[str, Any]" = {
+        "__globals__": {},
+        "__closure__": None,
+        "__module__": "rehearsal",
+        "_deliveryboy_number": "rehearsal",
+    }
+    function_setstate(made, ({}, slots))
+    del _numbers[id(made)]
+    function, args, kwargs = loads(_pickle.dumps((len, ((),), {}), 5))
+    dumps(function(*args, **kwargs))
+
+
+def _play() -> None:
+    pass
+
+
 def number_of(made: object) -> "str | None":
     """The number under which the caller knows it, if it travelled by value."""
     known = _numbers.get(id(made))
@@ -46,8 +67,11 @@ REPLY_MODULE = "_deliveryboy_reply"
 yours.__module__ = REPLY_MODULE
 
 
-def loads(data: bytes) -> "Any":
-    """Unpickle a box, with this worker's own functions found where they are."""
+_picklers: "list[Any]" = []
+
+
+def _make_picklers() -> "list[Any]":
+    """The unpickler's and the pickler's class: made once, before the first fork, since making a class is dear behind it."""
     import _pickle
 
     class Unpickler(_pickle.Unpickler):
@@ -61,13 +85,6 @@ def loads(data: bytes) -> "Any":
 
                 standin.refuse(module, name)
             return found
-
-    return Unpickler(io.BytesIO(data)).load()
-
-
-def dumps(value: object) -> bytes:
-    """Pickle *value* for the caller; what was made here and exists only here is refused by name."""
-    import _pickle
 
     class Pickler(_pickle.Pickler):
         def reducer_override(self, thing: "Any") -> "Any":
@@ -84,8 +101,21 @@ def dumps(value: object) -> bytes:
                 )
             return NotImplemented
 
+    _picklers[:] = [Unpickler, Pickler]
+    return _picklers
+
+
+def loads(data: bytes) -> "Any":
+    """Unpickle a box, with this worker's own functions found where they are."""
+    unpickler, _ = _picklers or _make_picklers()
+    return unpickler(io.BytesIO(data)).load()
+
+
+def dumps(value: object) -> bytes:
+    """Pickle *value* for the caller; what was made here and exists only here is refused by name."""
     file = io.BytesIO()
-    Pickler(file, 5).dump(value)
+    _, pickler = _picklers or _make_picklers()
+    pickler(file, 5).dump(value)
     return file.getvalue()
 
 

@@ -32,10 +32,12 @@ _INT = 4
 class Spare:
     """One that waits, or will as soon as it is forked; ``pid`` is 0 until then."""
 
-    def __init__(self, stdin: int, base: int) -> None:
+    def __init__(self, stdin: int, base: int, setup: bytes) -> None:
+        """:param setup: what it prepares itself for"""
         import _socket
 
         self.pid = 0
+        self.setup = setup
         self.base = base
         self.pipes = call_process.Pipes(stdin, False)
         self._feed, far = (_socket.socket(fileno=fd) for fd in _socket_pair())
@@ -93,6 +95,7 @@ class Spares:
         self._fork = fork
         self._waiting: "list[Spare]" = []
         self._deaths = 0
+        self.expected = b""
         self._null = posix.open("/dev/null", posix.O_RDONLY)
         self.template: "Template | None" = None
 
@@ -122,11 +125,11 @@ class Spares:
             if self.template is not None:
                 self.template.ask(self._null)
             return
-        spare = Spare(posix.dup(self._null), system.resident_memory())
+        spare = Spare(posix.dup(self._null), system.resident_memory(), self.expected)
         parent = posix.getpid()
         pid = self._fork()
         if pid == 0:
-            wait_for_call(spare.pipes, parent)
+            wait_for_call(spare.pipes, parent, spare.setup)
         spare.settle(pid)
         self._waiting.append(spare)
 
@@ -144,15 +147,17 @@ class Spares:
             self._waiting.append(spare)
         return spare is not None
 
-    def take(self, parts: "list[bytes]", given: bytes) -> "Spare | None":
+    def take(self, setup: bytes, box: "list[bytes]", given: bytes) -> "Spare | None":
         """One that has been given its call; None if there has to be a template's first.  Raises OSError."""
+        # The next will most likely be like this one.
+        self.expected = setup
         while True:
             if not self._waiting:
                 if self._from_template:
                     return None
                 self.fill()
             spare = self._waiting.pop(0)
-            if spare.feed(parts, given):
+            if spare.setup in (b"", setup) and spare.feed([b"" if spare.setup else setup, *box], given):
                 return spare
             spare.close()
 
@@ -189,7 +194,7 @@ class Template:
         """Have one forked; raises OSError."""
         import _socket
 
-        spare = Spare(posix.dup(null), self._base)
+        spare = Spare(posix.dup(null), self._base, b"")
         rights = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in [spare.pipes.stdin, *spare.pipes.far])
         try:
             self._socket.sendmsg([b"+"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
@@ -228,14 +233,19 @@ def _is_child(pid: int) -> bool:
 # --- in the spare -----------------------------------------------------------------------------------------------------
 
 
-def wait_for_call(pipes: "call_process.Pipes", parent: int) -> "Any":
-    """Become a spare, and then a call; never returns."""
+def wait_for_call(pipes: "call_process.Pipes", parent: int, expected: bytes = b"") -> "Any":
+    """Become a spare, and then a call; never returns.
+
+    :param expected: the setup of the call that is to come, if that is known
+    """
     code = call_process.FAILED
     try:
         call_process.take_place(pipes, parent)
+        setup = marshal.loads(expected) if expected else {}
+        call_process.rehearse(setup)
         parts = _read()
-        setup = marshal.loads(parts.pop(0))
-        code = call_process.run(setup, parts)
+        setup = marshal.loads(parts.pop(0)) if parts[0] else setup
+        code = call_process.run(setup, parts[-2:])
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

@@ -7,7 +7,7 @@ When stdin ends, or the wire breaks, everything it started is killed and it leav
 
 Frames of a call, to here:     SETUP (marshalled dict), MODULES (marshalled dict), BODY (pickle), INPUT (stdin), START
                                SIGNAL b"interrupt", b"terminate [SECONDS]" or b"kill"
-Frames of a call, from here:   STARTED pid host, STDOUT, STDERR, REPLY, VERDICT key=value ..., REFUSED text
+Frames of a call, from here:   STARTED pid host, STDOUT, STDERR, REPLY, ANSWERED, VERDICT key=value ..., REFUSED text
 """
 
 import _signal  # type: ignore[import-not-found]
@@ -33,6 +33,8 @@ _FIRST_LOOK, _FIRST_IDLE_LOOK = 0.005, 0.1
 _CONFINING = 0.004
 # Milliseconds to wait for something better to do than forking ahead, while calls are under way.
 _BUSY = 2
+# Seconds that a call may take to end when it has answered.
+_LONGEST_EXIT = 1.0
 _HANDLED = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
 _STREAMS = {"stdout": frames.STDOUT, "stderr": frames.STDERR, "reply": frames.REPLY}
 
@@ -48,12 +50,13 @@ class Call:
         self.pid = 0
         self.pipes: "dict[int, str]" = {}
         self.interrupts = 0
-        # Bytes of each stream so far, and of the reply's preface, which comes before the function runs.
-        self.seen = {"stdout": 0, "stderr": 0, "reply": 0}
-        # Of a generator's answer: bytes of the present record that are to come, and the beginning of the next.
-        self.of_record = 0
+        # Bytes of each stream so far.
+        self.seen = {"stdout": 0, "stderr": 0}
+        # Of the answer: the head of the present record, and bytes of it that are to come.
         self.head = b""
-        self.preface = 0
+        self.of_record = 0
+        # Whether the near side knows that the function has returned, and that nothing will be made of it any more.
+        self.settled = False
         self.held = b""
         self.late = False
         self.started = 0.0
@@ -78,21 +81,29 @@ class Call:
     @property
     def answered(self) -> bool:
         """Whether the function is over and its reply on the way."""
-        if self.setup["stream"]:
-            return self.head[:1] not in b"AI"
-        return self.seen["reply"] > self.preface
+        return self.head != b"" and self.head[:1] not in b"AI"
+
+    @property
+    def returned(self) -> bool:
+        """Whether all of its reply has come, and is a value."""
+        return self.head[:1] == b"R" and len(self.head) == call_process.STATUS_SIZE and self.of_record == 0
 
     def follow(self, data: bytes) -> None:
-        """Find the records in a generator's answer, of which the last has not begun while there are items."""
-        while data and self.head[:1] in b"AI":
-            left = data[self.of_record :]
-            self.of_record -= len(data) - len(left)
-            missing = call_process.STATUS_SIZE - len(self.head)
-            self.head += left[:missing]
-            data = left[missing:]
-            if len(self.head) == call_process.STATUS_SIZE and self.head[:1] in b"AI":
-                self.of_record = int.from_bytes(self.head[1:], "big")
-                self.head = b""
+        """Find the records in what came of the reply; the last one has begun when there is no more before it."""
+        while data:
+            if self.of_record:
+                taken = min(len(data), self.of_record)
+                self.of_record -= taken
+            elif len(self.head) == call_process.STATUS_SIZE and self.answered:
+                return
+            else:
+                taken = min(len(data), call_process.STATUS_SIZE - len(self.head))
+                self.head += data[:taken]
+                if len(self.head) == call_process.STATUS_SIZE:
+                    self.of_record = int.from_bytes(self.head[1:], "big")
+                    if self.head[:1] == b"I" or (self.head[:1] == b"A" and self.of_record <= call_process.LONGEST_PREFACE):
+                        self.head = b""
+            data = data[taken:]
 
 
 class Supervisor:
@@ -225,7 +236,7 @@ class Supervisor:
                 self._make_ready(call.setup)
                 if call.setup["guard"] and not _are_apart():
                     waiting.keep_none()
-                spare = waiting.take([call.packed_setup, *box], given)
+                spare = waiting.take(call.packed_setup, box, given)
             except OSError as error:
                 self._refuse(call, "the far side cannot start a process: %s" % error)
                 continue
@@ -365,19 +376,28 @@ class Supervisor:
             self._pause(True)
 
     def _take_down(self, call: Call, stream: str, data: bytes) -> None:
-        if stream == "reply":
-            if not call.seen[stream] and data[:1] == b"A":
-                size = int.from_bytes(data[1 : call_process.STATUS_SIZE], "big")
-                call.preface = call_process.STATUS_SIZE + size if size <= call_process.LONGEST_PREFACE else 0
-            call.held += data
-            if call.setup["stream"]:
-                call.follow(data)
-        call.seen[stream] += len(data)
         if stream != "reply":
+            call.seen[stream] += len(data)
             self.channel.send(_STREAMS[stream], call.number, data)
-        elif call.answered or call.setup["stream"]:
+            return
+        call.follow(data)
+        call.held += data
+        if call.answered or call.setup["stream"] or len(call.held) > call_process.LONGEST_PREFACE:
             # The preface alone is nobody's hurry: the near side need not wake up for it.
             self._send_held(call)
+        if call.returned and call.setup["shared"] and not call.ending and not call.settled and call.setup["most_output"] is None:
+            self._settle(call)
+
+    def _settle(self, call: Call) -> None:
+        """What is left to be said of the call is no reason to keep its caller waiting."""
+        for fd, stream in list(call.pipes.items()):
+            if stream != "reply":
+                # What the function has written comes before what it returned.
+                self._relay(fd)
+        call.settled = True
+        call.next_look = None
+        call.deadline = time.monotonic() + _LONGEST_EXIT
+        self.channel.send(frames.ANSWERED, call.number)
 
     def _send_held(self, call: Call) -> None:
         if call.held:
@@ -413,7 +433,7 @@ class Supervisor:
         call = self.calls.get(number)
         if call is None or not call.pid:
             self.stop = self.stop or what == b"kill"
-        elif call.status is None:
+        elif call.status is None and not call.settled:
             if what == b"interrupt":
                 if not self._has_answered(call) and self._interrupt(call):
                     call.interrupts += 1
@@ -570,6 +590,11 @@ class Supervisor:
                 continue
             if call.setup["template"] and call.answered:
                 call.deadline = None
+                continue
+            if call.settled:
+                # It has returned, but does not end.
+                call.deadline = None
+                self._kill(call)
                 continue
             if call.ending:
                 call.deadline = None
