@@ -180,11 +180,10 @@ class Template:
     :ivar asked: those that are being made
     """
 
-    def __init__(self, pid: int, socket: "Any", base: int) -> None:
+    def __init__(self, pid: int, socket: "Any") -> None:
         self.pid = pid
         self.asked: "list[Spare]" = []
         self._socket = socket
-        self._base = base
         socket.setblocking(False)
 
     def fileno(self) -> int:
@@ -194,7 +193,7 @@ class Template:
         """Have one forked; raises OSError."""
         import _socket
 
-        spare = Spare(posix.dup(null), self._base, b"")
+        spare = Spare(posix.dup(null), _resident(self.pid), b"")
         rights = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in [spare.pipes.stdin, *spare.pipes.far])
         try:
             self._socket.sendmsg([b"+"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
@@ -221,6 +220,13 @@ class Template:
         self._socket.close()
         for spare in self.asked:
             spare.close()
+
+
+def _resident(pid: int) -> int:
+    try:
+        return system.Stat(pid).resident
+    except OSError:
+        return 0
 
 
 def _is_child(pid: int) -> bool:
@@ -318,6 +324,7 @@ def serve_as_template(supervisor: int) -> "Any":
     # What calls share with each other is not copied for the collector's sake.
     gc.collect()
     gc.freeze()
+    system.use_huge_pages()
 
     socket = _socket.socket(fileno=call_process.FEED_FD)
     while True:

@@ -285,7 +285,7 @@ class Supervisor:
         from . import spares
 
         assert self.spares is not None
-        self.spares.template = spares.Template(call.pid, self.near_socket, call.base)
+        self.spares.template = spares.Template(call.pid, self.near_socket)
         system.template = call.pid
         self.poll.register(self.near_socket.fileno(), select.POLLIN)
 
@@ -612,7 +612,8 @@ class Supervisor:
         if call.watch is None:
             from . import watch
 
-            call.watch = watch.Watch(call.setup["limits"], call.base, call.given, call.box, call.started)
+            lender = (system.template or posix.getpid()) if call.setup["shared"] and not call.setup["template"] else 0
+            call.watch = watch.Watch(call.setup["limits"], call.base, call.given, call.box, call.started, lender)
         watched = call.watch
         others = self._others(call)
         roots = [pid for pid in system.children(posix.getpid()) if pid not in others]

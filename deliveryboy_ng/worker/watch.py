@@ -46,10 +46,15 @@ class Watch:
     ``exceeded`` is its name and ``observed`` what was seen.
     """
 
-    def __init__(self, limits: "dict[str, Any]", base: int, given: "tuple[int, int]", box: int, started: float) -> None:
-        """Bytes that are not the call's: *base* that it shares with this process, *given* of input, in the memfd of that
-        inode, and *box*, packed and unpacked.
+    def __init__(
+        self, limits: "dict[str, Any]", base: int, given: "tuple[int, int]", box: int, started: float, lender: int = 0
+    ) -> None:
+        """Bytes that are not the call's: *base* that it shares with who it was forked from, *given* of input, in the memfd of
+        that inode, and *box*, packed and unpacked.
+
+        :param lender: the process that others were forked from besides this call
         """
+        self._lender = lender
         self.memory: "int | None" = limits.get("memory")
         self.processes: "int | None" = limits.get("processes")
         self.cpu: "float | None" = limits.get("cpu")
@@ -103,6 +108,7 @@ class Watch:
                 self._check_memory(found, held, memfds, until),
             )
         calm = tasks <= sum(stat.threads for stat in self._before.values()) and held <= self._held_before + (self.memory or 0) // 64
+        calm = calm and not (self._lender and self.memory is not None)
         self._before, self._held_before = found, held
         cost = time.thread_time() - begun
         return time.monotonic() + max(SHORTEST, room, min(IDLE, (_WHILE_CALM if calm else _WHILE_GROWING) * cost))
@@ -160,13 +166,13 @@ class Watch:
             # Exact where nothing is shared; taken exactly else where it has grown, since then it may be a new peak.
             held = sum(max(0, stat.resident - self._base) for stat in found.values())
             if held > self.peak and (len(found) == 1 or self._is_worth_measuring(held)):
-                self.peak = max(self.peak, (held if len(found) == 1 else _memory_of(found, {}, until)) or 0)
+                self.peak = max(self.peak, (held if len(found) == 1 else _memory_of(found, {}, until, self._lender)) or 0)
             return IDLE
         allowed = self.memory + self._box
         self._looks += 1
         swapped = self._looks % _LOOKS_FOR_SWAP == 0 and _has_swap()
         if (held > 0.8 * allowed and not self._is_still(held, allowed)) or swapped or self._is_worth_measuring(held):
-            measured = _memory_of(found, memfds, until)
+            measured = _memory_of(found, memfds, until, self._lender)
             if measured is not None:
                 self._measured, self._measured_at = measured, (held, self._looks)
                 held = measured
@@ -177,6 +183,9 @@ class Watch:
 
     def _is_still(self, held: int, allowed: int) -> bool:
         """Whether most is shared, and nothing has changed for a few looks: an exact figure of many processes is dear."""
+        if self._lender:
+            # Writing to what was lent makes it one's own, and the cheap figure does not show it.
+            return False
         before, look = self._measured_at
         return self._measured < allowed // 2 and abs(held - before) <= allowed // 64 and self._looks - look < _LOOKS_WHILE_STILL
 
@@ -249,17 +258,19 @@ def _has_swap() -> bool:
         return False
 
 
-def _memory_of(found: "dict[int, system.Stat]", memfds: "dict[int, int]", until: float) -> "int | None":
-    """Memory that belongs to these processes alone: shared pages once, none of those that the supervisor shares.
+def _memory_of(found: "dict[int, system.Stat]", memfds: "dict[int, int]", until: float, lender: int) -> "int | None":
+    """Memory that belongs to these processes alone: shared pages once, none of those that they share with who lent them.
 
     What lies in a memfd is counted by the memfd, whether it is mapped or not.  Nothing if that takes too long.
     """
-    total = sum(memfds.values()) - _lent_by_this_process()
+    total = sum(memfds.values()) - (0 if lender else _lent_by_this_process())
+    part = _part_of(lender) if lender else 0
     for stat in found.values():
         if time.monotonic() > until:
             return None
         try:
-            total += _owned(system.read(stat.place + "/smaps_rollup"))
+            rollup = system.read(stat.place + "/smaps_rollup")
+            total += _owned(rollup) - min(part, _shared(rollup))
             if memfds:
                 total -= _mapped(stat.place + "/smaps", memfds)
         except (OSError, ValueError):
@@ -285,6 +296,20 @@ def _owned(rollup: bytes) -> int:
         # Before Linux 5.4
         return fields.get(b"Pss", 0) + fields.get(b"SwapPss", 0)
     return fields[b"Pss_Anon"] + fields[b"Pss_Shmem"] + fields.get(b"SwapPss", 0)
+
+
+def _shared(rollup: bytes) -> int:
+    """The part of anonymous memory that others have too."""
+    fields = _fields(rollup)
+    return max(0, fields.get(b"Pss_Anon", 0) - fields.get(b"Private_Dirty", 0))
+
+
+def _part_of(lender: int) -> int:
+    """The lender's part of what it shares; everyone who shares a page has the same part of it."""
+    try:
+        return _shared(system.read("/proc/%d/smaps_rollup" % lender))
+    except (OSError, ValueError):
+        return 0
 
 
 def _fields(rollup: bytes) -> "dict[bytes, int]":
