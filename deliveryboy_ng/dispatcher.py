@@ -213,6 +213,8 @@ class Dispatcher:
 
     def _turn(self, session: Session) -> None:
         self._send_waiting(session)
+        if self._is_closing and not self._is_busy:
+            return  # all that waited was cancelled
         session.turn(self._idle_since + self._idle_timeout if not self._is_busy else math.inf)
         for exchange in list(self._running):
             if exchange.over or exchange.answered:

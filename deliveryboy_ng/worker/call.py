@@ -71,6 +71,7 @@ class Pipes:
     def __init__(self, stdin: int, detached: bool, given: int = 0) -> None:
         self.stdin = stdin
         self.given = (posix.fstat(stdin).st_ino, given)
+        self._closed = False
         if detached:
             self.far = [posix.open("/dev/null", posix.O_WRONLY) for _ in range(3)]
             self.near: "list[int]" = []
@@ -83,14 +84,19 @@ class Pipes:
     def of(cls, files: "list[int]") -> "Pipes":
         """The same in another process, of descriptors that were sent there."""
         pipes = cls.__new__(cls)
-        pipes.stdin, pipes.far, pipes.near, pipes.given = files[0], files[1:], [], (0, 0)
+        pipes.stdin, pipes.far, pipes.near, pipes.given, pipes._closed = files[0], files[1:], [], (0, 0), False
         return pipes
 
     def near_ends(self) -> "dict[int, str]":
         """Close what only the call process needs; what is left is to be relayed under these names."""
-        for fd in [self.stdin, *self.far]:
+        for fd in self.own_ends():
             posix.close(fd)
         return dict(zip(self.near, ("stdout", "stderr", "reply")))
+
+    def own_ends(self) -> "list[int]":
+        """What only the call process needs; closed once."""
+        ends, self._closed = [] if self._closed else [self.stdin, *self.far], True
+        return ends
 
     def take_far_ends(self) -> None:
         """Put the call process's descriptors where they belong and close all others."""
@@ -170,6 +176,8 @@ def take_place(pipes: Pipes, parent: int) -> None:
 
 def run(setup: "dict[str, Any]", box: "list[bytes]") -> int:
     """Run the call, answer, and tell with which code to end."""
+    # Not before: one of the template's session is one that still waits for its call.
+    posix.setsid()
     # Without this an unprivileged call could not even list its own /proc/self/fd (proc(5)).
     system.prctl(system.PR_SET_DUMPABLE, 1)
     if setup["shared"] and not setup["template"]:
@@ -257,7 +265,6 @@ def rehearse(setup: "dict[str, Any]") -> None:
 def _become_ordinary(parent: int) -> None:
     """Undo what only the supervisor needs: this process is the caller's, and as he would start it himself."""
     _signal.set_wakeup_fd(-1)
-    posix.setsid()
     system.die_with(parent)
     if system.niceness:
         try:

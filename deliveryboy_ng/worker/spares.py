@@ -6,8 +6,8 @@ what its call asks for, and gets that on descriptor 4, a socket: one byte, and w
 file with the sizes of setup, modules and body in 8 bytes each and these three; small ones come behind the byte instead of in
 a file.  At the end of input nobody wants it: it leaves.
 
-A template gets, on its own socket, a byte and the descriptors of a spare to be, forks it twice, so that it becomes the
-supervisor's child, and that says its number on the same socket.
+A template gets, on its own socket, a byte and the descriptors of a spare to be, and forks it twice, so that it becomes the
+supervisor's child.  The spare then says a byte on its socket, with which the kernel tells who it is (SCM_CREDENTIALS).
 """
 
 import marshal
@@ -26,7 +26,9 @@ _SMALL = 60000
 _SIZES = 24
 # Whoever kills them again and again shall not keep the supervisor busy.
 _MOST_DEATHS = 1000
+_POLLIN = 1
 _INT = 4
+_SCM_CREDENTIALS = 2  # unix(7)
 
 
 class Spare:
@@ -40,8 +42,27 @@ class Spare:
         self.setup = setup
         self.base = base
         self.pipes = call_process.Pipes(stdin, False)
-        self._feed, far = (_socket.socket(fileno=fd) for fd in _socket_pair())
+        self._feed, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
         self.pipes.far.append(far.detach())
+
+    def fileno(self) -> int:
+        return int(self._feed.fileno())
+
+    def introduces_itself(self) -> None:
+        """It is to be forked by another, and says itself who it is."""
+        import _socket
+
+        self._feed.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+
+    def who(self) -> int:
+        """Its number, 0 if it has ended."""
+        import _socket
+
+        data, words, _, _ = self._feed.recvmsg(1, _socket.CMSG_SPACE(3 * _INT))
+        if not data:
+            return 0
+        found = [word for level, kind, word in words if (level, kind) == (_socket.SOL_SOCKET, _SCM_CREDENTIALS)]
+        return int.from_bytes(found[0][:_INT], sys.byteorder) if found else 0
 
     def settle(self, pid: int) -> None:
         """It has been forked."""
@@ -75,15 +96,8 @@ class Spare:
 
     def close(self) -> None:
         self._feed.close()
-        for fd in self.near if self.pid else [*self.pipes.near, *self.pipes.far]:
+        for fd in self.near if self.pid else [*self.pipes.near, *self.pipes.own_ends()]:
             posix.close(fd)
-
-
-def _socket_pair() -> "tuple[int, int]":
-    import _socket
-
-    near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    return near.detach(), far.detach()
 
 
 class Spares:
@@ -139,13 +153,12 @@ class Spares:
             for _ in range(min(calls, self._most) - len(self._waiting) - len(self.template.asked)):
                 self.template.ask(self._null)
 
-    def arrived(self, known: "set[int]") -> bool:
-        """Take those in that the template has forked; false if it has not kept to what was agreed."""
+    def hear(self, fd: int, known: "set[int]") -> None:
+        """One that the template has forked says who it is, or has ended."""
         assert self.template is not None
-        spare = self.template.answered(known)
+        spare = self.template.answered(fd, known)
         if spare is not None:
             self._waiting.append(spare)
-        return spare is not None
 
     def take(self, setup: bytes, box: "list[bytes]", given: bytes) -> "Spare | None":
         """One that has been given its call; None if there has to be a template's first.  Raises OSError."""
@@ -180,45 +193,54 @@ class Template:
     :ivar asked: those that are being made
     """
 
-    def __init__(self, pid: int, socket: "Any") -> None:
+    def __init__(self, pid: int, socket: "Any", poll: "Any") -> None:
         self.pid = pid
-        self.asked: "list[Spare]" = []
+        self.asked: "dict[int, Spare]" = {}
+        self._poll = poll
         self._socket = socket
         socket.setblocking(False)
 
     def fileno(self) -> int:
         return int(self._socket.fileno())
 
+    def concerns(self, fd: int) -> bool:
+        """Whether it is for this, or for one that is being made, that something came there."""
+        return fd == self.fileno() or fd in self.asked
+
     def ask(self, null: int) -> None:
         """Have one forked; raises OSError."""
         import _socket
 
-        spare = Spare(posix.dup(null), _resident(self.pid), b"")
+        spare = Spare(posix.dup(null), 0, b"")
         rights = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in [spare.pipes.stdin, *spare.pipes.far])
         try:
+            spare.introduces_itself()
             self._socket.sendmsg([b"+"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
         except OSError:
             spare.close()
             raise
-        self.asked.append(spare)
+        # The template has its own by now; so the end is seen when that has ended.
+        spare.pipes.near_ends()
+        self.asked[spare.fileno()] = spare
+        self._poll.register(spare.fileno(), _POLLIN)
 
-    def answered(self, known: "set[int]") -> "Spare | None":
-        """The next one, now that it is there."""
-        try:
-            word = self._socket.recv(_INT)
-        except OSError:
+    def answered(self, fd: int, known: "set[int]") -> "Spare | None":
+        """That one, if it lives."""
+        spare = self.asked.pop(fd)
+        self._poll.unregister(fd)
+        pid = spare.who()
+        # The template runs what the caller gave it, and may have anybody else speak.
+        if pid in known or not _is_child(pid):
+            spare.close()
             return None
-        pid = int.from_bytes(word, "big")
-        # The template runs what the caller gave it, and may name anybody.
-        if len(word) < _INT or not self.asked or pid in known or not _is_child(pid):
-            return None
-        spare = self.asked.pop(0)
         spare.settle(pid)
+        spare.base = _resident(self.pid)
         return spare
 
     def close(self) -> None:
         self._socket.close()
-        for spare in self.asked:
+        for fd, spare in self.asked.items():
+            self._poll.unregister(fd)
             spare.close()
 
 
@@ -333,13 +355,15 @@ def serve_as_template(supervisor: int) -> "Any":
             posix._exit(0)
         middle = posix.fork()
         if middle == 0:
-            _fork_away(socket, files, supervisor)
+            _fork_away(files, supervisor)
         posix.waitpid(middle, 0)
         for fd in files:
             posix.close(fd)
 
 
-def _fork_away(socket: "Any", files: "list[int]", supervisor: int) -> "Any":
+def _fork_away(files: "list[int]", supervisor: int) -> "Any":
+    import _socket
+
     middle = posix.getpid()
     if posix.fork():
         posix._exit(0)
@@ -349,7 +373,7 @@ def _fork_away(socket: "Any", files: "list[int]", supervisor: int) -> "Any":
     while posix.getppid() == middle:
         time.sleep(0.0001)
     try:
-        socket.send(posix.getpid().to_bytes(_INT, "big"))
+        _socket.socket(fileno=posix.dup(files[-1])).send(b"+")
     except OSError:
         posix._exit(0)  # nobody wants it any more
     wait_for_call(call_process.Pipes.of(files), supervisor)

@@ -162,8 +162,8 @@ class Supervisor:
             self._signals()
         elif fd == 0:
             self._listen()
-        elif self.spares is not None and self.spares.template is not None and fd == self.spares.template.fileno():
-            self._hear_template(self.spares)
+        elif self.spares is not None and self.spares.template is not None and self.spares.template.concerns(fd):
+            self._hear_template(self.spares, fd)
         elif fd == 1:
             if event & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
                 self.channel.hang_up()
@@ -285,15 +285,18 @@ class Supervisor:
         from . import spares
 
         assert self.spares is not None
-        self.spares.template = spares.Template(call.pid, self.near_socket)
+        self.spares.template = spares.Template(call.pid, self.near_socket, self.poll)
         system.template = call.pid
         self.poll.register(self.near_socket.fileno(), select.POLLIN)
 
-    def _hear_template(self, waiting: "spares.Spares") -> None:
-        if waiting.arrived({call.pid for call in self.calls.values()} | waiting.pids):
-            self._serve_queue(waiting)
-        else:
+    def _hear_template(self, waiting: "spares.Spares", fd: int) -> None:
+        assert waiting.template is not None
+        if fd == waiting.template.fileno():
+            # It never says anything.
             self._lose_template(waiting)
+            return
+        waiting.hear(fd, {call.pid for call in self.calls.values()} | waiting.pids)
+        self._serve_queue(waiting)
 
     def _lose_template(self, waiting: "spares.Spares") -> None:
         """It has ended, or does not keep to what was agreed: no call is forked from it any more."""
@@ -385,8 +388,14 @@ class Supervisor:
         if call.answered or call.setup["stream"] or len(call.held) > call_process.LONGEST_PREFACE:
             # The preface alone is nobody's hurry: the near side need not wake up for it.
             self._send_held(call)
-        if call.returned and call.setup["shared"] and not call.ending and not call.settled and call.setup["most_output"] is None:
+        if call.returned and self._can_settle(call):
             self._settle(call)
+
+    @staticmethod
+    def _can_settle(call: Call) -> bool:
+        """Whether nothing that is still to come can make something else of a call that has returned."""
+        setup = call.setup
+        return bool(setup["shared"]) and not (setup["template"] or call.ending or call.settled or setup["most_output"] is not None)
 
     def _settle(self, call: Call) -> None:
         """What is left to be said of the call is no reason to keep its caller waiting."""
@@ -432,7 +441,8 @@ class Supervisor:
     def _signal_call(self, number: int, what: bytes) -> None:
         call = self.calls.get(number)
         if call is None or not call.pid:
-            self.stop = self.stop or what == b"kill"
+            if what == b"kill":
+                self._cancel_early(call)
         elif call.status is None and not call.settled:
             if what == b"interrupt":
                 if not self._has_answered(call) and self._interrupt(call):
@@ -443,6 +453,14 @@ class Supervisor:
                     self._ask_to_end(call, "cancelled", _signal.SIGTERM)
             elif what == b"kill":
                 self._end_call(call, "cancelled")
+
+    def _cancel_early(self, call: "Call | None") -> None:
+        """It has no process yet; or, in a session that stays open, has ended meanwhile."""
+        if self.spares is None:
+            self.stop = True
+        elif call in self.queue:
+            self.queue.remove(call)
+            self._refuse(call, "cancelled before it began")
 
     def _has_answered(self, call: Call) -> bool:
         """Whether the function is over already: then no interrupt can reach it any more."""
