@@ -125,11 +125,9 @@ class Runner(Generic[P, R]):
         :raises BaseException: what it raised
         :raises DeliveryError: if it could not be sent, run or brought back
         """
-        import asyncio
-
         self._refuse_generators()
         _check_arguments(self._function, (*self._bound, *args), kwargs)
-        return await asyncio.wrap_future(self._warm().submit(self, *args, **kwargs))
+        return await self._warm().submit(self, *args, **kwargs)
 
     def amap(
         self,

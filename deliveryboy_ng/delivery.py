@@ -26,6 +26,7 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         super().__init__()
         self.name = name if journey is None else journey.name
         self.retries = 0
+        self.is_awaited = False
         self._journey = journey
         self._under_way = threading.Event()
         self._pids: tuple[int | None, int | None] = (None, None)
@@ -111,6 +112,7 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
     def __await__(self) -> Generator[Any, None, R]:
         import asyncio
 
+        self.is_awaited = True
         return asyncio.wrap_future(self).__await__()
 
     def _note_start(self, pid: int, remote_pid: int | None) -> None:
@@ -153,11 +155,13 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         self._under_way.set()
 
     def answer(self, value: R) -> None:
-        """The function has returned; the receipt follows."""
-        try:
-            self.set_result(value)
-        except concurrent.futures.InvalidStateError:
-            pass  # cancelled
+        """The function has returned; the receipt follows.
+
+        Nothing is told yet to callbacks: they run in the thread that the receipt comes from, and might wait for that.
+        """
+        with self._condition:
+            if self._state == "RUNNING" and (self.is_awaited or not self._done_callbacks):  # type: ignore[attr-defined]
+                self.set_result(value)
 
     def settle_later(self, conclude: Callable[[], Receipt]) -> None:
         """It is over; who asks for the receipt has it made."""

@@ -5,6 +5,8 @@ There is one thread a dispatcher, however many calls are under way.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import math
 import os
@@ -105,11 +107,6 @@ class Dispatcher:
         for delivery in cancelled:
             delivery.cancel()
         self._wake()
-
-    def kill(self) -> None:
-        """Cancel all there are, also those that run."""
-        for delivery in self._all():
-            delivery.cancel()
 
     def join(self) -> None:
         """Wait for the end of the thread."""
@@ -311,4 +308,5 @@ def _finish() -> None:
 
 os.register_at_fork(after_in_child=_forget_in_child)
 # Before the interpreter waits for threads, and long before atexit: as concurrent.futures does it.
-threading._register_atexit(_finish)  # type: ignore[attr-defined]
+with contextlib.suppress(RuntimeError):  # it ends already
+    getattr(threading, "_register_atexit", atexit.register)(_finish)

@@ -73,6 +73,8 @@ class Case:
 
 def judge(receipt: Receipt, ending: Ending, case: Case) -> Receipt:
     """The receipt with verdict and value, or with the error that a plain call raises."""
+    if isinstance(case.reader, replies.Known) and (ending.lost is not None or ending.account is None):
+        return replace(receipt, verdict=Verdict.RETURNED, value=case.reader.known)
     if ending.lost is not None:
         return _failed(receipt, Verdict.LOST, ending.lost)
     account = ending.account

@@ -35,6 +35,8 @@ _MOST_PUT_OFF = 3
 _MUCH_SPACE = 1 << 31
 # Bytes of /proc/PID/smaps to read: whoever has more mappings than that is charged for some memfds twice.
 _MOST_MAPPINGS = 1 << 22
+# ENOENT, ESRCH: of a process that ends while it is looked at.
+_GONE = (2, 3)
 # Descriptors to look at in one look, for memfds; a call that holds more is gone through in several.
 _DESCRIPTORS = 4000
 
@@ -273,9 +275,10 @@ def _memory_of(found: "dict[int, system.Stat]", memfds: "dict[int, int]", until:
             total += _owned(rollup) - min(part, _shared(rollup))
             if memfds:
                 total -= _mapped(stat.place + "/smaps", memfds)
-        except (OSError, ValueError):
-            # Set-uid programs cannot be looked into; their resident pages can be counted.
-            total += stat.resident
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", 0) not in _GONE:
+                # Set-uid programs cannot be looked into; their resident pages can be counted.
+                total += stat.resident
         total += _tables_of(stat)
     return max(0, total)
 
