@@ -5,6 +5,7 @@ Contract: far side, standard library only, Python 3.8+.
 
 import posix
 import select
+import time
 
 from . import frames
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 READ = 1 << 16
 # Above this many bytes waiting for a slow near side, the calls' pipes are left to fill: back-pressure instead of memory.
 BACKLOG = 1 << 20
+# Seconds that a frame may wait for company.
+_LONGEST_WAIT = 0.002
 
 
 class Channel:
@@ -33,6 +36,7 @@ class Channel:
         self._waiting = 0
         self._poll = poll
         self._asked = 0
+        self._due: "float | None" = None
         self.broken = self.detached = False
         posix.set_blocking(1, False)
         # An error alone is reported without asking for it: so a broken wire is noticed while nothing is written.
@@ -58,14 +62,28 @@ class Channel:
             self._poll.unregister(0)
         return data
 
-    def send(self, kind: int, number: int, payload: bytes = b"") -> None:
+    def send(self, kind: int, number: int, payload: bytes = b"", waits: bool = False) -> None:
+        """:param waits: it is nobody's hurry; with the next that is, the near side need not wake up once more for it"""
+        if not waits:
+            self._due = None
+        elif not self._outgoing:
+            self._due = time.monotonic() + _LONGEST_WAIT
         if not (self.detached or self.broken):
             pieces = list(self._encoder.pieces(kind, number, payload))
             self._outgoing += pieces
             self._waiting += sum(map(len, pieces))
 
+    @property
+    def due(self) -> "float | None":
+        """When what waits is to be written all the same."""
+        return self._due
+
     def flush(self) -> None:
         """Write what the wire takes now; wait for more room in poll(2)."""
+        if self._due is not None:
+            if time.monotonic() < self._due:
+                return
+            self._due = None
         try:
             self._write()
         except BlockingIOError:

@@ -133,17 +133,20 @@ class Spares:
         """Where a call could reach one that waits, it is forked when it is needed."""
         self._number = 0
 
-    def fill(self) -> None:
-        """Fork one, or have it forked; raises OSError."""
+    def fill(self, rehearse: bool = True) -> None:
+        """Fork one, or have it forked; raises OSError.
+
+        :param rehearse: whether it has the time to, before its call comes
+        """
         if self._from_template:
             if self.template is not None:
                 self.template.ask(self._null)
             return
-        spare = Spare(posix.dup(self._null), system.resident_memory(), self.expected)
+        spare = Spare(posix.dup(self._null), system.resident_memory(), self.expected if rehearse else b"")
         parent = posix.getpid()
         pid = self._fork()
         if pid == 0:
-            wait_for_call(spare.pipes, parent, spare.setup)
+            wait_for_call(spare.pipes, parent, spare.setup, rehearse)
         spare.settle(pid)
         self._waiting.append(spare)
 
@@ -168,7 +171,7 @@ class Spares:
             if not self._waiting:
                 if self._from_template:
                     return None
-                self.fill()
+                self.fill(False)
             spare = self._waiting.pop(0)
             if spare.setup in (b"", setup) and spare.feed([b"" if spare.setup else setup, *box], given):
                 return spare
@@ -261,7 +264,7 @@ def _is_child(pid: int) -> bool:
 # --- in the spare -----------------------------------------------------------------------------------------------------
 
 
-def wait_for_call(pipes: "call_process.Pipes", parent: int, expected: bytes = b"") -> "Any":
+def wait_for_call(pipes: "call_process.Pipes", parent: int, expected: bytes, rehearse: bool) -> "Any":
     """Become a spare, and then a call; never returns.
 
     :param expected: the setup of the call that is to come, if that is known
@@ -270,7 +273,8 @@ def wait_for_call(pipes: "call_process.Pipes", parent: int, expected: bytes = b"
     try:
         call_process.take_place(pipes, parent)
         setup = marshal.loads(expected) if expected else {}
-        call_process.rehearse(setup)
+        if rehearse:
+            call_process.rehearse(setup)
         parts = _read()
         setup = marshal.loads(parts.pop(0)) if parts[0] else setup
         code = call_process.run(setup, parts[-2:])
@@ -376,4 +380,4 @@ def _fork_away(files: "list[int]", supervisor: int) -> "Any":
         _socket.socket(fileno=posix.dup(files[-1])).send(b"+")
     except OSError:
         posix._exit(0)  # nobody wants it any more
-    wait_for_call(call_process.Pipes.of(files), supervisor)
+    wait_for_call(call_process.Pipes.of(files), supervisor, b"", True)

@@ -262,7 +262,8 @@ class Supervisor:
                 call.next_look += _CONFINING
         for fd in call.pipes:
             self.poll.register(fd, select.POLLIN)
-        self.channel.send(frames.STARTED, call.number, ("%d %s" % (call.pid, self.host)).encode())
+        started = ("%d %s" % (call.pid, self.host)).encode()
+        self.channel.send(frames.STARTED, call.number, started, waits=call.setup["shared"])
         if call.setup["detached"]:
             self.channel.detach()
 
@@ -593,7 +594,8 @@ class Supervisor:
         if self.spares is not None and self.spares.are_wanted and not (self.queue and self.spares.template):
             # When nobody waits for anything, or all are busy.
             return _BUSY if self.calls else 0
-        times = [call.deadline for call in self.calls.values() if call.deadline is not None]
+        times = [self.channel.due] if self.channel.due is not None else []
+        times += [call.deadline for call in self.calls.values() if call.deadline is not None]
         times += [call.next_look for call in self.calls.values() if call.next_look is not None]
         return min(max(0.0, min(times) - time.monotonic()) * 1000 + 1, system.LONGEST_POLL) if times else None
 
