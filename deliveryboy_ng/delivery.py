@@ -163,18 +163,23 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
             if self._state == "RUNNING" and (self.is_awaited or not self._done_callbacks):  # type: ignore[attr-defined]
                 self.set_result(value)
 
+    def _let_go(self) -> None:
+        """What was sent is of no more use, may be large, and knows this delivery."""
+        if self._journey is not None:
+            self._journey.on_start = None
+            self._journey = None
+
     def settle_later(self, conclude: Callable[[], Receipt]) -> None:
         """It is over; who asks for the receipt has it made."""
         self._conclude = conclude
-        self._journey = None
+        self._let_go()
         self._over.set()
         self._under_way.set()
 
     def settle(self, receipt: Receipt | None, problem: BaseException | None = None) -> None:
         """It is over, with a receipt, or could not begin."""
         self._receipt, self._problem = receipt, problem
-        # What was sent is of no more use, and may be large.
-        self._journey = None
+        self._let_go()
         # Before the result: whoever is told of that may ask for the receipt at once.
         self._over.set()
         self._under_way.set()

@@ -248,7 +248,10 @@ class Dispatcher:
 
     def _conclude(self, session: Session, exchange: Exchange, delivery: Delivery[Any]) -> None:
         assert self._greeting is not None
+        if exchange.answered:
+            self._losses = 0
         if delivery.done() and exchange.answered and not delivery.cancelled():
+            delivery.journey.finish()
             delivery.settle_later(functools.partial(delivery.journey.conclude, session, self._greeting, exchange))
             return
         lost = exchange.ending.lost is not None

@@ -141,12 +141,16 @@ class Journey:
             return True, self._value[0]
         return False, None
 
+    def finish(self) -> None:
+        """No more output will come."""
+        self._sink.finish()
+
     def conclude(self, session: Session, greeting: Greeting, exchange: Exchange) -> Receipt:
         """The receipt of a call that is over.
 
         :raises BaseException: what the receiver of its output raised
         """
-        self._sink.finish()
+        self.finish()
         if self._problem is not None:
             raise self._problem
         parcel = exchange.parcel

@@ -483,12 +483,17 @@ def test_many_calls_leave_nothing_behind() -> None:
     with DeliveryExecutor(4, output="discard") as executor:
         pid = executor.submit(processes).receipt().pid or 0
         list(executor.map(add, range(50)))
-        before = len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{pid}/fd")), threading.active_count()
+
+        def held() -> tuple[int, ...]:
+            """Descriptors here and there, threads, and the supervisor's children, once four wait for calls."""
+            children = Path(f"/proc/{pid}/task/{pid}/children")
+            assert conftest.wait_until(lambda: len(children.read_text().split()) == 4)
+            return len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{pid}/fd")), threading.active_count()
+
+        before = held()
         for number, value in enumerate(executor.map(add, range(CALLS), buffersize=50)):
             assert value == number + 1
-        assert conftest.wait_until(
-            lambda: (len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{pid}/fd")), threading.active_count()) <= before
-        )
+        assert held() == before
         assert executor.submit(processes).receipt().pid == pid, "it was one session throughout"
 
 

@@ -66,7 +66,10 @@ class Pipes:
     :ivar stdin: what it reads
     :ivar far: the ends of its stdout, stderr and reply that it writes to, and for one that waits for its call, a socket
     :ivar given: of its input, the inode and the bytes
+    :ivar keeps_others: whether other descriptors are the caller's: what an initializer has opened
     """
+
+    keeps_others = False
 
     def __init__(self, stdin: int, detached: bool, given: int = 0) -> None:
         self.stdin = stdin
@@ -85,6 +88,7 @@ class Pipes:
         """The same in another process, of descriptors that were sent there."""
         pipes = cls.__new__(cls)
         pipes.stdin, pipes.far, pipes.near, pipes.given, pipes._closed = files[0], files[1:], [], (0, 0), False
+        pipes.keeps_others = True
         return pipes
 
     def near_ends(self) -> "dict[int, str]":
@@ -106,6 +110,11 @@ class Pipes:
             wanted = [_above(fd, len(wanted)) for fd in wanted]
         for place, fd in enumerate(wanted):
             posix.dup2(fd, place, inheritable=place < REPLY_FD)
+        if self.keeps_others:
+            for fd in self.own_ends():
+                if fd >= len(wanted):
+                    posix.close(fd)
+            return
         # Before 3.10 closerange() closes one by one; the supervisor holds few.
         posix.closerange(len(wanted), 1 << 16 if sys.version_info >= (3, 10) else 1 << 10)
 
@@ -355,8 +364,7 @@ def _become_template(held: "list[str]") -> "Any":
 
     global prepared
     prepared = held
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    _flush_files()
     rebuild.keep_what_was_set()
     supervisor = posix.getppid()
     _send(b"R", _form.dumps(None))
@@ -481,6 +489,9 @@ def _pack_failure(error: BaseException) -> bytes:
     from . import evidence, failure
 
     limit = evidence.cause(error)
+    if limit and evidence.is_unsaid(error):
+        error, unsaid = MemoryError(), error
+        error.__context__ = unsaid
     failure.let_go(error)
     return failure.pack(error, _form, limit)
 
@@ -570,6 +581,26 @@ def _leave() -> None:
             pass  # the function may have put anything there
 
 
+def _open_files() -> "list[Any]":
+    import gc
+    import io
+
+    files = [each for each in gc.get_objects() if isinstance(each, io.IOBase) and not isinstance(each, io.RawIOBase)]
+    # Those that write into others come first: text, then compressed files.
+    buffers = (io.BufferedWriter, io.BufferedRandom, io.BufferedReader, io.BufferedRWPair)
+    return sorted(files, key=lambda file: 0 if isinstance(file, io.TextIOBase) else 1 + isinstance(file, buffers))
+
+
+def _flush_files() -> None:
+    """Or each process that is forked from this one would write what they have buffered."""
+    for file in _open_files():
+        try:
+            if not file.closed and file.writable():
+                file.flush()
+        except Exception:
+            pass  # whoever uses it will hear of it
+
+
 def _close_files() -> None:
     """Files that something still refers to: a Python that ends closes them, and so writes what they have buffered."""
     try:
@@ -578,13 +609,7 @@ def _close_files() -> None:
             return
     except OSError:
         pass
-    import gc
-    import io
-
-    files = [each for each in gc.get_objects() if isinstance(each, io.IOBase) and not isinstance(each, io.RawIOBase)]
-    # Those that write into others come first: text, then compressed files.
-    buffers = (io.BufferedWriter, io.BufferedRandom, io.BufferedReader, io.BufferedRWPair)
-    for file in sorted(files, key=lambda file: 0 if isinstance(file, io.TextIOBase) else 1 + isinstance(file, buffers)):
+    for file in _open_files():
         try:
             if not file.closed and file.fileno() > 2:
                 file.close()

@@ -35,7 +35,7 @@ def _cause(error: BaseException) -> str:
         return "file_size"
     if "open_files" in limits.asked and code == 24:  # EMFILE
         return "open_files"
-    if isinstance(error, MemoryError) or code == 12:  # ENOMEM
+    if isinstance(error, MemoryError) or code == 12 or is_unsaid(error):  # ENOMEM
         return _scarcest_memory(sys.maxsize)
     no_thread = type(error) is RuntimeError and error.args == ("can't start new thread",)
     if no_thread:
@@ -46,6 +46,11 @@ def _cause(error: BaseException) -> str:
     if "processes" in limits.asked and (no_thread or (code == 11 and _comes_from_fork(error))):  # EAGAIN
         return "processes" if _most_processes_are_taken() else "processes?"
     return ""
+
+
+def is_unsaid(error: BaseException) -> bool:
+    """Whether the interpreter had not even the memory for a MemoryError, as can happen where a frame does not fit."""
+    return type(error) is SystemError and error.args == ("error return without exception set",)
 
 
 def _scarcest_memory(needed: int) -> str:

@@ -58,7 +58,10 @@ class Spare:
         """Its number, 0 if it has ended."""
         import _socket
 
-        data, words, _, _ = self._feed.recvmsg(1, _socket.CMSG_SPACE(3 * _INT))
+        try:
+            data, words, _, _ = self._feed.recvmsg(1, _socket.CMSG_SPACE(3 * _INT), _socket.MSG_DONTWAIT)
+        except OSError:
+            return 0
         if not data:
             return 0
         found = [word for level, kind, word in words if (level, kind) == (_socket.SOL_SOCKET, _SCM_CREDENTIALS)]
@@ -153,8 +156,11 @@ class Spares:
     def ask_for(self, calls: int) -> None:
         """Have as many made as so many calls need that wait for theirs; raises OSError."""
         if self.template is not None:
-            for _ in range(min(calls, self._most) - len(self._waiting) - len(self.template.asked)):
-                self.template.ask(self._null)
+            try:
+                for _ in range(min(calls, self._most) - len(self._waiting) - len(self.template.asked)):
+                    self.template.ask(self._null)
+            except BlockingIOError:
+                pass  # it is busy, and will hear of it later
 
     def hear(self, fd: int, known: "set[int]") -> None:
         """One that the template has forked says who it is, or has ended."""

@@ -208,6 +208,8 @@ class Supervisor:
                 raise OSError(system.broken)
             self._make_ready(call.setup)
             pipes = call_process.Pipes(call_process.input_file(given), bool(call.setup["detached"]), len(given))
+            # What is held here behind the fork would be the call's, too.
+            del given
             if call.setup["template"]:
                 pipes.far.append(self._template_socket())
             call.pipes = self._start_anew(call, pipes, box)
@@ -225,7 +227,11 @@ class Supervisor:
 
     def _serve_queue(self, waiting: "spares.Spares") -> None:
         """Give their processes to those that have come, as far as there are any."""
-        waiting.ask_for(len(self.queue))
+        try:
+            waiting.ask_for(len(self.queue))
+        except OSError as error:
+            if self.queue and waiting.template is not None and not waiting.template.asked:
+                self._refuse(self.queue.pop(0), "the far side cannot start a process: %s" % error)
         while self.queue and (waiting.is_ready or system.broken):
             call = self.queue.pop(0)
             given = call.part(frames.INPUT)
@@ -647,7 +653,9 @@ class Supervisor:
         elif watched.exceeded:
             if watched.exceeded == "processes":
                 # All at one stroke, as far as possible: who forks meanwhile dies as well.
-                alone = posix.getpid() == 1 and len(self.calls) == 1
+                # (A template goes with them, and is made anew.)
+                beside = [other for other in self.calls.values() if other is not call and not other.setup.get("template")]
+                alone = posix.getpid() == 1 and not beside
                 system.kill_quietly(-1 if alone else -call.pid, system.SIGKILL)
             # What grows is not asked: it would go on growing.
             self._end_call(call, watched.exceeded)
