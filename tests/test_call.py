@@ -901,16 +901,17 @@ from deliveryboy_ng import deliver
 def work():
     import time
     try:
+        print("begun", flush=True)
         time.sleep(20)
     except KeyboardInterrupt:
         return 5
 
+def interrupt(stream, data):
+    threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 for _ in range(15):
-    timer = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    assert deliver(work)() == 5
-    timer.join()
+    assert deliver(output=interrupt)(work)() == 5
 print("handled")
 """
     )

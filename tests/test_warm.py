@@ -83,9 +83,10 @@ def nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
     if "chain" in request.fixturenames:
         request.getfixturevalue("chain")
     before = children_of_this_process(), len(os.listdir("/proc/self/fd"))
+    threads = set(threading.enumerate())
     yield
     assert conftest.wait_until(
-        lambda: not [each for each in threading.enumerate() if each.name.startswith("deliveryboy") and each.is_alive()]
+        lambda: not [each for each in {*threading.enumerate()} - threads if each.name.startswith("deliveryboy") and each.is_alive()]
     )
     assert conftest.wait_until(lambda: children_of_this_process() <= before[0])
     assert conftest.wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before[1] + 1), "asyncio keeps none either"
