@@ -126,9 +126,15 @@ class Sudo(Transport):
         return not self.confines
 
 
+# Seconds between questions to a host that says nothing.
+_ALIVE = 15
+
+
 @dataclass(frozen=True)
 class Ssh(Transport):
     """Another host, by ssh(1), never asking anything (``BatchMode``); the host's key must be known.
+
+    A host that does not answer for a minute is given up, also while a call runs there (``ServerAliveInterval``).
 
     :param host: ``host`` or ``user@host``, as ssh takes it, aliases of its configuration included
     :param port: the port, if not ssh's own choice
@@ -165,8 +171,10 @@ class Ssh(Transport):
             command += ["-p", str(self.port)]
         if self.identity is not None:
             command += ["-i", self.identity]
+        # A host that vanishes says nothing; so ssh asks (three times), unless an option before has another say.
+        command += [*self.options, "-o", f"ServerAliveInterval={_ALIVE}"]
         # What ssh is given for the other side is one string for a shell there.
-        return [*command, *self.options, "--", self.host, shlex.join(argv)]
+        return [*command, "--", self.host, shlex.join(argv)]
 
     @property
     def name(self) -> str:

@@ -46,8 +46,8 @@ PYTHON = ["python3", "-c", "print('it''s')"]
         (Sudo("nobody", group="games", options=("-H",)), ["sudo", "-n", "-u", "nobody", "-g", "games", "-H", "--", *PYTHON]),
         (
             Ssh("me@web1", port=2222, identity="key", config="conf", options=("-C",)),
-            ["ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=4", "-F", "conf", "-p", "2222", "-i", "key", "-C", "--",
-             "me@web1", shlex.join(PYTHON)],
+            ["ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=4", "-F", "conf", "-p", "2222", "-i", "key", "-C",
+             "-o", "ServerAliveInterval=15", "--", "me@web1", shlex.join(PYTHON)],
         ),
         (Unshare(), ["unshare", "--map-root-user", "--", *PYTHON]),
         (
