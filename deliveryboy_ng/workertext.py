@@ -32,6 +32,7 @@ MODULES = (
     "rebuild",
     "call",
     "channel",
+    "ledger",
     "supervisor",
 )
 # Sent besides, to a call whose answer is to be data, to one that is kept from its supervisor, and to one that is confined.

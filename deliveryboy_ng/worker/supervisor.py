@@ -18,13 +18,13 @@ import sys
 import time
 
 from . import call as call_process
-from . import channel, frames, system
+from . import channel, frames, ledger, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from . import spares, watch
+    from . import spares
 
 _LARGE = 1 << 20
 # Seconds after a call's start, with and without limits that have to be watched.
@@ -39,73 +39,6 @@ _HANDLED = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
 _STREAMS = {"stdout": frames.STDOUT, "stderr": frames.STDERR, "reply": frames.REPLY}
 
 
-class Call:
-    """One call under way: its parts until it starts, then its process, pipes and timers."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.parts: "dict[int, list[bytes]]" = {}
-        self.packed_setup = b""
-        self.setup: "dict[str, Any]" = {}
-        self.pid = 0
-        self.pipes: "dict[int, str]" = {}
-        self.interrupts = 0
-        # Bytes of each stream so far.
-        self.seen = {"stdout": 0, "stderr": 0}
-        # Of the answer: the head of the present record, and bytes of it that are to come.
-        self.head = b""
-        self.of_record = 0
-        # Whether the near side knows that the function has returned, and that nothing will be made of it any more.
-        self.settled = False
-        self.held = b""
-        self.late = False
-        self.started = 0.0
-        self.deadline: "float | None" = None
-        # When to look at what the call uses; the watch begins with the first look, which most calls do not live to see.
-        self.next_look: "float | None" = None
-        self.watch: "watch.Watch | None" = None
-        # Bytes that are not the call's: resident pages that it shares with this process, its input, its packed box.
-        self.base = self.box = 0
-        self.given = (0, 0)
-        self.reaped_cpu = 0.0
-        # Why the supervisor ended it, if it did: "timeout", "cancelled", "output", or the name of a watched limit.
-        self.ending = ""
-        self.status: "int | None" = None
-        self.wall = 0.0
-        self.user = self.system = 0.0
-        self.max_rss = 0
-
-    def part(self, kind: int) -> bytes:
-        return b"".join(self.parts.pop(kind, []))
-
-    @property
-    def answered(self) -> bool:
-        """Whether the function is over and its reply on the way."""
-        return self.head != b"" and self.head[:1] not in b"AI"
-
-    @property
-    def returned(self) -> bool:
-        """Whether all of its reply has come, and is a value."""
-        return self.head[:1] == b"R" and len(self.head) == call_process.STATUS_SIZE and self.of_record == 0
-
-    def follow(self, data: bytes) -> None:
-        """Find the records in what came of the reply; the last one has begun when there is no more before it."""
-        while data:
-            if self.of_record:
-                taken = min(len(data), self.of_record)
-                self.of_record -= taken
-            elif len(self.head) == call_process.STATUS_SIZE and self.answered:
-                return
-            else:
-                taken = min(len(data), call_process.STATUS_SIZE - len(self.head))
-                self.head += data[:taken]
-                if len(self.head) == call_process.STATUS_SIZE:
-                    self.of_record = int.from_bytes(self.head[1:], "big")
-                    if self.head[:1] == b"I" or (self.head[:1] == b"A" and self.of_record <= call_process.LONGEST_PREFACE):
-                        self.head = b""
-            data = data[taken:]
-
-
 class Supervisor:
     """Owns the wire, the clock and every process below it."""
 
@@ -117,8 +50,8 @@ class Supervisor:
             from . import spares
 
             self.spares = spares.Spares(int(workers.rstrip("t")), self._fork, workers.endswith("t"))
-        self.queue: "list[Call]" = []
-        self.calls: "dict[int, Call]" = {}
+        self.queue: "list[ledger.Call]" = []
+        self.calls: "dict[int, ledger.Call]" = {}
         self.listening = True
         self.stop = False
         self.paused = False
@@ -183,20 +116,20 @@ class Supervisor:
             if kind == frames.SIGNAL:
                 self._signal_call(number, payload)
                 continue
-            call = self.calls.setdefault(number, Call(number))
+            call = self.calls.setdefault(number, ledger.Call(number))
             call.parts.setdefault(kind, []).append(payload)
             if kind == frames.SETUP and not more:
                 self._set_up(call)
             elif kind == frames.START:
                 self._start(call)
 
-    def _set_up(self, call: Call) -> None:
+    def _set_up(self, call: ledger.Call) -> None:
         call.packed_setup = call.part(frames.SETUP)
         call.setup = marshal.loads(call.packed_setup)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
-    def _start(self, call: Call) -> None:
+    def _start(self, call: ledger.Call) -> None:
         if self.spares is not None and not call.setup["template"]:
             self.queue.append(call)
             self._serve_queue(self.spares)
@@ -220,7 +153,7 @@ class Supervisor:
             self._install_template(call)
         self._note_start(call, sum(map(len, box)))
 
-    def _refuse(self, call: Call, reason: str) -> None:
+    def _refuse(self, call: ledger.Call, reason: str) -> None:
         self.channel.send(frames.REFUSED, call.number, reason.encode())
         del self.calls[call.number]
         self.stop = self.stop or bool(call.setup["last"])
@@ -253,7 +186,7 @@ class Supervisor:
             call.pid, call.pipes, call.given, call.base = spare.pid, spare.near, spare.pipes.given, spare.base
             self._note_start(call, sum(map(len, box)))
 
-    def _note_start(self, call: Call, box: int) -> None:
+    def _note_start(self, call: ledger.Call, box: int) -> None:
         call.started = time.monotonic()
         timeout = call.setup["timeout"]
         if timeout is not None:
@@ -288,7 +221,7 @@ class Supervisor:
         self.near_socket, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
         return far.detach()
 
-    def _install_template(self, call: Call) -> None:
+    def _install_template(self, call: ledger.Call) -> None:
         from . import spares
 
         assert self.spares is not None
@@ -335,7 +268,7 @@ class Supervisor:
                 system.come_first()
                 system.bound_pids(setup["limits"]["processes"] * setup["beside"])
 
-    def _start_anew(self, call: Call, pipes: "call_process.Pipes", box: "list[bytes]") -> "dict[int, str]":
+    def _start_anew(self, call: ledger.Call, pipes: "call_process.Pipes", box: "list[bytes]") -> "dict[int, str]":
         """Fork the call's process now; tells what is to be relayed from it."""
         call.base, call.given = system.resident_memory(), pipes.given
         if pipes.given[1] + len(box[1]) > _LARGE:
@@ -376,16 +309,16 @@ class Supervisor:
                     self._close(call, fd)
                 return
 
-    def _pass_on(self, call: Call, stream: str, data: bytes) -> None:
+    def _pass_on(self, call: ledger.Call, stream: str, data: bytes) -> None:
         self._take_down(call, stream, data)
-        if self._overflows(call):
+        if call.overflows:
             self._end_call(call, "output")
         if self.channel.is_full:
             self.channel.flush()
         if self.channel.is_full:
             self._pause(True)
 
-    def _take_down(self, call: Call, stream: str, data: bytes) -> None:
+    def _take_down(self, call: ledger.Call, stream: str, data: bytes) -> None:
         if stream != "reply":
             call.seen[stream] += len(data)
             self.channel.send(_STREAMS[stream], call.number, data)
@@ -395,16 +328,10 @@ class Supervisor:
         if call.answered or call.setup["stream"] or len(call.held) > call_process.LONGEST_PREFACE:
             # The preface alone is nobody's hurry: the near side need not wake up for it.
             self._send_held(call)
-        if call.returned and self._can_settle(call):
+        if call.returned and call.is_done:
             self._settle(call)
 
-    @staticmethod
-    def _can_settle(call: Call) -> bool:
-        """Whether nothing that is still to come can make something else of a call that has returned."""
-        setup = call.setup
-        return bool(setup["shared"]) and not (setup["template"] or call.ending or call.settled or setup["most_output"] is not None)
-
-    def _settle(self, call: Call) -> None:
+    def _settle(self, call: ledger.Call) -> None:
         """What is left to be said of the call is no reason to keep its caller waiting."""
         for fd, stream in list(call.pipes.items()):
             if stream != "reply":
@@ -415,15 +342,10 @@ class Supervisor:
         call.deadline = time.monotonic() + _LONGEST_EXIT
         self.channel.send(frames.ANSWERED, call.number)
 
-    def _send_held(self, call: Call) -> None:
+    def _send_held(self, call: ledger.Call) -> None:
         if call.held:
             self.channel.send(frames.REPLY, call.number, call.held)
             call.held = b""
-
-    @staticmethod
-    def _overflows(call: Call) -> bool:
-        most = call.setup["most_output"]
-        return most is not None and max(call.seen["stdout"], call.seen["stderr"]) > most
 
     def _pause(self, paused: bool) -> None:
         for call in self.calls.values():
@@ -437,7 +359,7 @@ class Supervisor:
                     self.poll.register(fd, select.POLLIN)
         self.paused = paused
 
-    def _close(self, call: Call, fd: int) -> None:
+    def _close(self, call: ledger.Call, fd: int) -> None:
         del call.pipes[fd]
         try:
             self.poll.unregister(fd)
@@ -461,7 +383,7 @@ class Supervisor:
             elif what == b"kill":
                 self._end_call(call, "cancelled")
 
-    def _cancel_early(self, call: "Call | None") -> None:
+    def _cancel_early(self, call: "ledger.Call | None") -> None:
         """It has no process yet; or, in a session that stays open, has ended meanwhile."""
         if self.spares is None:
             self.stop = True
@@ -469,24 +391,24 @@ class Supervisor:
             self.queue.remove(call)
             self._refuse(call, "cancelled before it began")
 
-    def _has_answered(self, call: Call) -> bool:
+    def _has_answered(self, call: ledger.Call) -> bool:
         """Whether the function is over already: then no interrupt can reach it any more."""
         for fd, stream in list(call.pipes.items()):
             if stream == "reply":
                 self._relay(fd)
         return call.answered
 
-    def _interrupt(self, call: Call) -> bool:
+    def _interrupt(self, call: ledger.Call) -> bool:
         """Whether it reached the function: one that is over, and has not told yet, has blocked it."""
         begun = system.takes(call.pid, _signal.SIGINT)
         sent = system.kill_quietly(-call.pid, _signal.SIGINT) or system.kill_quietly(call.pid, _signal.SIGINT)
         return begun and sent and not system.is_left_pending(call.pid, _signal.SIGINT)
 
-    def _end_call(self, call: Call, reason: str) -> None:
+    def _end_call(self, call: ledger.Call, reason: str) -> None:
         call.ending = call.ending or reason
         self._kill(call)
 
-    def _kill(self, call: Call) -> None:
+    def _kill(self, call: ledger.Call) -> None:
         # What is below it is killed when it has ended: there may be helpers among them that tidy up.
         system.kill_quietly(call.pid, system.SIGKILL)
 
@@ -526,7 +448,7 @@ class Supervisor:
             if owner.pid != pid:
                 owner.reaped_cpu += usage.ru_utime + usage.ru_stime
 
-    def _finish(self, call: Call) -> None:
+    def _finish(self, call: ledger.Call) -> None:
         """The call process has ended: kill what it left, relay what it had written, and give the verdict.
 
         Its pipes are read until they are empty, never until they end: a process that escaped may hold them for ever.
@@ -555,7 +477,7 @@ class Supervisor:
                 self._take_down(call, stream, data)
             self._close(call, fd)
         self._send_held(call)
-        if self._overflows(call):
+        if call.overflows:
             call.ending = call.ending or "output"
         del self.calls[call.number]
         if self.spares is not None and self.spares.template is not None and self.spares.template.pid == call.pid:
@@ -569,25 +491,13 @@ class Supervisor:
             "interrupts": call.interrupts,
             # Where orphans go elsewhere, nobody knows whether there are any.
             "clean": int(clean and self.adopts),
-            **self._figures(call),
+            **call.figures(),
         }
         self.channel.send(frames.VERDICT, call.number, " ".join("%s=%s" % item for item in words.items()).encode())
         if call.setup["last"]:
             self.stop = True
 
-    @staticmethod
-    def _figures(call: Call) -> "dict[str, object]":
-        """What was seen of memory, less what the call has from its supervisor by being forked from it."""
-        max_rss = max(0, call.max_rss - call.base)
-        found: "dict[str, object]" = {"maxrss": max_rss, "peak": max_rss, "tasks": 1}
-        if call.watch is not None:
-            peak = max(call.watch.peak, max_rss if call.watch.tasks < 2 else 0)
-            found.update(peak=peak, tasks=max(1, call.watch.tasks), observed="%.6f" % call.watch.observed)
-        if call.ending == "output":
-            found["observed"] = max(call.seen["stdout"], call.seen["stderr"])
-        return found
-
-    def _others(self, call: Call) -> "frozenset[int]":
+    def _others(self, call: ledger.Call) -> "frozenset[int]":
         """What is below this process and not the call's."""
         others = {other.pid for other in self.calls.values() if other is not call and other.pid and other.status is None}
         return frozenset(others if self.spares is None else others | self.spares.pids)
@@ -634,7 +544,7 @@ class Supervisor:
             else:
                 self._end_call(call, "timeout")
 
-    def _look_after(self, call: Call) -> None:
+    def _look_after(self, call: ledger.Call) -> None:
         if call.watch is None:
             from . import watch
 
@@ -660,7 +570,7 @@ class Supervisor:
             # What grows is not asked: it would go on growing.
             self._end_call(call, watched.exceeded)
 
-    def _ask_to_end(self, call: Call, reason: str, number: int) -> None:
+    def _ask_to_end(self, call: ledger.Call, reason: str, number: int) -> None:
         call.ending = reason
         call.deadline = time.monotonic() + float(call.setup["grace"])
         system.kill_quietly(call.pid, number)
