@@ -107,32 +107,46 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ssh]:
     folder = tmp_path_factory.mktemp("sshd")
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     (folder / "authorized_keys").write_text((folder / "user.pub").read_text())
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
-    (folder / "sshd_config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized_keys\n"
-        f"PidFile none\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\n"
-        "PermitRootLogin yes\nPrintMotd no\nMaxStartups 100\n"
-    )
     (folder / "ssh_config").write_text(f"UserKnownHostsFile {folder}/known_hosts\nIdentitiesOnly yes\nIdentityFile {folder}/user\n")
     if os.getuid() == 0:
         os.makedirs("/run/sshd", exist_ok=True)
-    with (folder / "log").open("wb") as log:
-        daemon = subprocess.Popen([sshd, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=log)
+    daemon, port = _start_sshd(sshd, folder)
     try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.02)
         need_same_version("ssh", "-F", str(folder / "ssh_config"), "-p", str(port), "127.0.0.1", only="python3")
         yield Ssh(f"{getpass.getuser()}@127.0.0.1", port=port, config=str(folder / "ssh_config"))
     finally:
-        daemon.terminate()
-        daemon.wait(10)
+        end(daemon)
+
+
+def _start_sshd(sshd: str, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    while True:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
+        (folder / "sshd_config").write_text(
+            f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized_keys\n"
+            f"PidFile none\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\n"
+            "PermitRootLogin yes\nPrintMotd no\nMaxStartups 100\n"
+        )
+        with (folder / "log").open("wb") as log:
+            daemon = subprocess.Popen([sshd, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=log)
+        if wait_until(lambda: daemon.poll() is not None or b"Server listening" in (folder / "log").read_bytes()):
+            if daemon.poll() is None:
+                return daemon, port
+            # Somebody else took the port meanwhile.
+            assert b"Address already in use" in (folder / "log").read_bytes(), (folder / "log").read_text()
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Terminate it; on a busy machine that takes its time."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -147,8 +161,7 @@ def shared_ssh(ssh: Ssh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         assert wait_until((folder / "control").exists, 20)
         yield Ssh(ssh.host, port=ssh.port, config=str(config))
     finally:
-        master.terminate()
-        master.wait(10)
+        end(master)
 
 
 # --- transports -----------------------------------------------------------------------------------------------------
