@@ -159,6 +159,7 @@ class Runner(Generic[P, R]):
         return executor
 
     def _refuse_generators(self) -> None:
+        self._refuse_asynchronous_generators()
         if inspect.isgeneratorfunction(self._function):
             raise DeliveryOptionError(f"{self!r} is a generator: call it, and iterate over what it makes as it is made")
 
@@ -210,10 +211,15 @@ class Runner(Generic[P, R]):
 
         args = (*self._bound, *args)
         _check_arguments(self._function, args, kwargs)
+        self._refuse_asynchronous_generators()
         streams = inspect.isgeneratorfunction(self._function)
         if streams and self.options.asynchronous:
             raise DeliveryOptionError(f"{self!r} is a generator, which nobody would iterate over with asynchronous=True")
         return Journey(self._function, args, kwargs, self.options, output, is_stream=streams)
+
+    def _refuse_asynchronous_generators(self) -> None:
+        if inspect.isasyncgenfunction(self._function):
+            raise DeliveryOptionError(f"{self!r} is an asynchronous generator, which cannot stream; make it a plain one")
 
     @staticmethod
     def __deliveryboy_reduce__(runner: Runner[Any, Any]) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import importlib
+import inspect
 import itertools
 import os
 import time
@@ -50,6 +51,7 @@ class DeliveryExecutor(concurrent.futures.Executor):
         preload: Iterable[str] = (),
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        initializer_timeout: float | None = None,
         idle_timeout: float | None = 60.0,
         retries: int = 0,
         **options: Any,
@@ -61,6 +63,7 @@ class DeliveryExecutor(concurrent.futures.Executor):
         :param initializer: is called once there, as ``initializer(*initargs)``; what it leaves in global variables every
             call finds as it left it, and none sees what another does to it
         :param initargs: its arguments
+        :param initializer_timeout: seconds that preloading and initializer may take; ``timeout`` and ``limits`` are of the calls
         :param idle_timeout: seconds without any call after which the session is closed, to be opened again for the next;
             None keeps it
         :param retries: how often a call is sent once more when it was lost with its session: it may then run twice
@@ -69,22 +72,23 @@ class DeliveryExecutor(concurrent.futures.Executor):
         """
         if isinstance(preload, str) or not all(isinstance(name, str) for name in preload):
             raise DeliveryOptionError(f"preload must list names of modules, not {preload!r}")
-        self._set_up(Options.of(options), max_workers, tuple(preload), initializer, initargs, idle_timeout, retries)
+        template = None
+        if initializer is not None or tuple(preload):
+            template = Start(tuple(preload), initializer, tuple(initargs), initializer_timeout)
+        self._set_up(Options.of(options), max_workers, template, idle_timeout, retries)
 
     @classmethod
     def of(cls, options: Options, max_workers: int | None = None, idle_timeout: float | None = 60.0) -> DeliveryExecutor:
         """One with options that have been made already."""
         executor = cls.__new__(cls)
-        executor._set_up(options, max_workers, (), None, (), idle_timeout, 0)
+        executor._set_up(options, max_workers, None, idle_timeout, 0)
         return executor
 
     def _set_up(
         self,
         options: Options,
         max_workers: int | None,
-        preload: tuple[str, ...],
-        initializer: Callable[..., object] | None,
-        initargs: tuple[Any, ...],
+        start: Start | None,
         idle_timeout: float | None,
         retries: int,
     ) -> None:
@@ -96,10 +100,8 @@ class DeliveryExecutor(concurrent.futures.Executor):
             max_workers = os.cpu_count() or 1
         _check(max_workers, retries, idle_timeout)
         self._resolved = self.options.resolved()
-        template = None
-        self._shares_state = initializer is not None or bool(preload)
-        if self._shares_state:
-            template = functools.partial(_template, self._resolved, preload, initializer, tuple(initargs))
+        self._shares_state = start is not None
+        template = None if start is None else functools.partial(start.journey, self._resolved)
         self._merged: weakref.WeakKeyDictionary[Runner[Any, Any], Options] = weakref.WeakKeyDictionary()
         self._dispatcher = Dispatcher(self._resolved, max_workers, idle_timeout, retries, template)
         # Who forgets to shut it down shall not leave a session behind.
@@ -130,7 +132,14 @@ class DeliveryExecutor(concurrent.futures.Executor):
         self._dispatcher.add(delivery)
         return delivery
 
+    @staticmethod
+    def _refuse_generators(fn: Any) -> None:
+        func = fn._function if isinstance(fn, Runner) else fn
+        if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+            raise DeliveryOptionError(f"{fn!r} is a generator, and an executor's calls do not stream; deliver it, and call that")
+
     def _journey(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Journey:
+        self._refuse_generators(fn)
         if not isinstance(fn, Runner):
             return Journey(fn, args, kwargs, self._resolved, is_resolved=True, shares_state=self._shares_state)
         options = self._merged.get(fn)
@@ -221,15 +230,6 @@ def _check(max_workers: int, retries: int, idle_timeout: float | None) -> None:
         raise DeliveryOptionError(f"idle_timeout must be a number of seconds, or None, not {idle_timeout!r}")
 
 
-def _template(options: Options, preload: tuple[str, ...], initializer: Any, initargs: tuple[Any, ...]) -> Journey:
-    """The call that imports and initializes what the others share."""
-    if isinstance(initializer, Runner):
-        initializer = initializer.local
-    ready = dataclasses.replace(options, limits=Limits(), input=b"")
-    start = Start(tuple(_as_module(name) for name in preload), initializer)
-    return Journey(start, initargs, {}, ready, is_resolved=True, is_template=True, shares_state=True)
-
-
 def _as_module(name: str) -> Any:
     """The caller's own travels; others are imported over there, and need not be here."""
     spec = modules.find_spec(name)
@@ -237,11 +237,21 @@ def _as_module(name: str) -> Any:
 
 
 class Start:
-    """What the template does first."""
+    """What the template does first: the call that imports and initializes what the others share."""
 
-    def __init__(self, names: tuple[Any, ...], func: Any) -> None:
-        self.names, self.func = names, func
-        self.__qualname__ = "preloading" if func is None else f"initializer {getattr(func, '__qualname__', func)}"
+    def __init__(self, preload: tuple[str, ...], initializer: Any, initargs: tuple[Any, ...], timeout: float | None) -> None:
+        self.names = tuple(map(_as_module, preload))
+        self.func = initializer.local if isinstance(initializer, Runner) else initializer
+        self.initargs = initargs
+        # Checked as any timeout is.
+        self.timeout = Options(timeout=timeout).timeout
+        named = getattr(self.func, "__qualname__", self.func)
+        self.__qualname__ = "preloading" if initializer is None else f"initializer {named}"
+
+    def journey(self, options: Options) -> Journey:
+        """The call with the session's other options."""
+        ready = dataclasses.replace(options, limits=Limits(), input=b"", timeout=self.timeout)
+        return Journey(self, self.initargs, {}, ready, is_resolved=True, is_template=True, shares_state=True)
 
     @staticmethod
     def __deliveryboy_reduce__(start: Start) -> tuple[Any, ...]:

@@ -60,10 +60,8 @@ def _next(under_way: deque[Delivery[Any]], ordered: bool) -> Delivery[Any]:
     """The one whose result is to be handed out next, once it has ended."""
     import concurrent.futures
 
-    if ordered:
-        under_way[0].exception()
-        return under_way.popleft()
-    done, _ = concurrent.futures.wait(under_way, return_when=concurrent.futures.FIRST_COMPLETED)
+    which = [under_way[0]] if ordered else under_way
+    done, _ = concurrent.futures.wait(which, return_when=concurrent.futures.FIRST_COMPLETED)
     delivery = next(each for each in under_way if each in done)
     under_way.remove(delivery)
     return delivery
@@ -88,13 +86,10 @@ async def amap(
     try:
         await refill()
         while under_way:
-            if ordered:
-                future = under_way.popleft()
-                await asyncio.wait([future])
-            else:
-                done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                future = next(each for each in under_way if each in done)
-                under_way.remove(future)
+            # Until it is done it stays with those that are cancelled should the wait be.
+            done, _ = await asyncio.wait([under_way[0]] if ordered else under_way, return_when=asyncio.FIRST_COMPLETED)
+            future = next(each for each in under_way if each in done)
+            under_way.remove(future)
             if future.exception() is None:
                 await refill()
             yield _outcome(future, return_exceptions)

@@ -286,20 +286,26 @@ def _ended_itself(receipt: Receipt, case: Case) -> Receipt:
     if receipt.signal == signal.SIGXFSZ and "file_size" in limits:
         return _beyond(receipt, case, "file_size", "it was killed by SIGXFSZ")
     last_words = case.last_words.decode("utf-8", "backslashreplace")
-    said = _quoted(last_words)
+    fault = last_words[last_words.rfind("Fatal Python error") :] if "Fatal Python error" in last_words else ""
+    said = _quoted_fault(fault) if fault else _quoted(last_words)
     if receipt.signal is not None:
         text = f"{receipt.function} was killed by {signal_name(receipt.signal)} before it returned"
         if receipt.signal == signal.SIGKILL:
             text += ", which its supervisor did not send; the kernel does where memory runs out"
         if receipt.signal == signal.SIGSEGV and "stack" in limits:
             text += f", under {_as_given(case, 'stack')}"
-        fault = last_words[last_words.rfind("Fatal Python error") :] if "Fatal Python error" in last_words else ""
         return _failed(receipt, Verdict.SIGNALED, CallDied(text + said, signal=receipt.signal, traceback_text=fault))
     code = receipt.returncode or 0
     if code == call.FAILED and not said:
         said = "; so ends a function that closes all descriptors, its answer's included"
     text = f"{receipt.function} ended its process with {ending_in_words(code)} instead of returning{said}"
     return _failed(receipt, Verdict.EXITED, CallExited(text, returncode=code))
+
+
+def _quoted_fault(fault: str) -> str:
+    """What faulthandler said, innermost frame first, without this library's own."""
+    lines = [line for line in fault.strip().splitlines() if "deliveryboy_ng/worker/" not in line and 'File "<string>"' not in line]
+    return "; it said:" + "".join(f"\n  {line}" for line in lines[:15])
 
 
 def _quoted(last_words: str) -> str:

@@ -340,6 +340,7 @@ def test_calls_that_die_in_different_ways_beside_others(chain: Any) -> None:
         receipts = {how: future.receipt(30) for how, future in fates.items()}
         assert {how: receipt.verdict for how, receipt in receipts.items()} == expected
         assert all(receipt.clean for receipt in receipts.values())
+        assert "in die" in str(receipts["signal"].exception) and "worker" not in str(receipts["signal"].exception)
         assert (receipts["exit"].returncode, receipts["sys.exit"].returncode, receipts["signal"].signal) == (3, 4, 6)
         assert isinstance(fates["memory"].exception(), MemoryLimitExceeded) and isinstance(fates["raise"].exception(), LookupError)
         assert isinstance(fates["cpu"].exception(), CpuLimitExceeded) and isinstance(fates["kill"].exception(), CallDied)
@@ -578,7 +579,7 @@ def test_a_confined_session_shares_as_well(model: Any) -> None:
         ({"initializer": functools.partial(int, "x")}, ValueError),
         ({"preload": ["no_such_module_anywhere"]}, ModuleNotFoundError),
         ({"initializer": os._exit, "initargs": (3,)}, DeliveryError),
-        ({"initializer": time.sleep, "initargs": (100,), "timeout": 0.3, "grace": 0.1}, CallTimeout),
+        ({"initializer": time.sleep, "initargs": (100,), "initializer_timeout": 0.3, "grace": 0.1}, CallTimeout),
     ],
     ids=["raises", "no module", "exits", "hangs"],
 )
@@ -782,6 +783,25 @@ def sleep_as(mark: str, seconds: float) -> None:
     subprocess.run(["sleep", str(seconds)], env={**os.environ, "DELIVERYBOY_MARK": mark}, check=True)
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_map_that_is_cancelled_ends_all_its_calls(ordered: bool) -> None:
+    async def main() -> None:
+        async def consume() -> None:
+            async for _ in runner.amap([100, 100, 100], max_workers=2, ordered=ordered):
+                pass
+
+        task = asyncio.create_task(consume())
+        assert await asyncio.to_thread(lambda: conftest.wait_until(lambda: len(conftest.processes_with(mark)) >= 2))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    mark = uuid.uuid4().hex
+    runner = deliver(output="discard")(functools.partial(sleep_as, mark))
+    asyncio.run(main())
+    assert conftest.wait_until(lambda: not conftest.processes_with(mark))
+
+
 def test_asyncio_maps() -> None:
     async def source() -> Any:
         for n in range(20, 26):
@@ -902,6 +922,14 @@ def test_a_generators_errors_and_endings_are_its_own() -> None:
             assert next(stream) == 1
             with pytest.raises(kind):
                 next(stream)
+    with DeliveryExecutor(1) as executor, pytest.raises(DeliveryOptionError, match="do not stream"):
+        executor.submit(work, "x").result()
+
+    async def agen() -> Any:
+        yield 1
+
+    with pytest.raises(DeliveryOptionError, match="asynchronous generator"):
+        deliver(agen)()
     for method in ("run", "submit", "map", "amap"):
         with pytest.raises(DeliveryOptionError, match="is a generator"):
             getattr(deliver(work), method)("x")
