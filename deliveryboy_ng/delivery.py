@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
+import os
 import threading
+import weakref
 from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +17,8 @@ from .receipt import Receipt
 __all__ = ["Delivery"]
 
 R = TypeVar("R")
+
+_alone: weakref.WeakSet[Delivery[Any]] = weakref.WeakSet()
 
 
 class Delivery(concurrent.futures.Future[R], Generic[R]):
@@ -26,7 +31,8 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         super().__init__()
         self.name = name if journey is None else journey.name
         self.retries = 0
-        self.is_awaited = False
+        # Callbacks that are asyncio's, which wait for nothing.
+        self._awaiting = 0
         self._journey = journey
         self._under_way = threading.Event()
         self._pids: tuple[int | None, int | None] = (None, None)
@@ -37,10 +43,19 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         if journey is not None:
             journey.on_start = self._note_start
 
+    def _invoke_callbacks(self) -> None:
+        """Whatever they raise: the thread that they run in has others to serve."""
+        for callback in self._done_callbacks:  # type: ignore[attr-defined]
+            try:
+                callback(self)
+            except BaseException:
+                logging.getLogger("concurrent.futures").exception("exception calling callback for %r", self)
+
     @classmethod
     def alone(cls, journey: Journey) -> Delivery[R]:
         """One that travels by itself."""
         delivery = cls(journey)
+        _alone.add(delivery)
         threading.Thread(target=delivery._travel, args=(journey,), name=f"deliveryboy {journey.name}", daemon=True).start()
         return delivery
 
@@ -91,7 +106,7 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         self.set_running_or_notify_cancel()
         self.kill()
         self._under_way.set()
-        self._invoke_callbacks()  # type: ignore[attr-defined]
+        self._invoke_callbacks()
         return True
 
     def terminate(self, grace: float | None = None) -> None:
@@ -112,7 +127,7 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
     def __await__(self) -> Generator[Any, None, R]:
         import asyncio
 
-        self.is_awaited = True
+        self._awaiting += 1
         return asyncio.wrap_future(self).__await__()
 
     def _note_start(self, pid: int, remote_pid: int | None) -> None:
@@ -160,7 +175,7 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         Nothing is told yet to callbacks: they run in the thread that the receipt comes from, and might wait for that.
         """
         with self._condition:
-            if self._state == "RUNNING" and (self.is_awaited or not self._done_callbacks):  # type: ignore[attr-defined]
+            if self._state == "RUNNING" and len(self._done_callbacks) <= self._awaiting:  # type: ignore[attr-defined]
                 self.set_result(value)
 
     def _let_go(self) -> None:
@@ -190,3 +205,11 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
                 self.set_exception(problem if receipt is None else receipt.exception)
         except concurrent.futures.InvalidStateError:
             pass  # cancelled
+
+
+def _forget_in_child() -> None:
+    for delivery in list(_alone):
+        delivery.abandon(CallCancelled("this call belongs to the process that this one was forked from"))
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

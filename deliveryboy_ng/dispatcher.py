@@ -22,6 +22,7 @@ from .exceptions import CallCancelled, ConnectionLost, DeliveryError, Initialize
 from .journey import Journey
 from .opening import kit_of, open_session
 from .options import Options
+from .receipt import Receipt
 from .session import Exchange, Greeting, Session
 
 __all__ = ["Dispatcher"]
@@ -63,6 +64,8 @@ class Dispatcher:
         self._waiting: deque[Delivery[Any]] = deque()
         self._running: dict[Exchange, Delivery[Any]] = {}
         self._ending: dict[Exchange, Delivery[Any]] = {}
+        self._known: set[Delivery[Any]] = set()
+        self._opening: Session | None = None
         self._base: Exchange | None = None
         self._thread: threading.Thread | None = None
         self._session: Session | None = None
@@ -90,6 +93,7 @@ class Dispatcher:
             delivery.retries = self._retries
             if len(self._waiting) + len(self._running) < self.workers:
                 delivery.begin()
+            self._known.add(delivery)
             self._waiting.append(delivery)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"deliveryboy {self._options.chain[0].name}", daemon=True)
@@ -106,6 +110,10 @@ class Dispatcher:
             cancelled = [delivery for delivery in self._waiting if cancel and not delivery.running()]
         for delivery in cancelled:
             delivery.cancel()
+        opening = self._opening
+        if opening is not None and all(delivery.cancelled() for delivery in list(self._waiting)):
+            self._requests.append("kill")
+            opening.poke()
         self._wake()
 
     def join(self) -> None:
@@ -119,7 +127,7 @@ class Dispatcher:
         return bool(self._running or self._ending)
 
     def _all(self) -> list[Delivery[Any]]:
-        return [*self._waiting, *self._running.values(), *self._ending.values()]
+        return list(self._known)
 
     def _wake(self) -> None:
         session = self._session
@@ -140,7 +148,9 @@ class Dispatcher:
             self._fail(self._all(), problem)
             raise
         finally:
-            self._drop_session()
+            if self._thread is threading.current_thread():
+                # Where there was nothing to do any more there is no session, or it is the next thread's.
+                self._drop_session()
 
     def _work(self) -> bool:
         """One turn; false when nothing will come any more."""
@@ -174,19 +184,25 @@ class Dispatcher:
 
     def _open(self) -> None:
         while self._waiting and self._waiting[0].cancelled():
-            self._waiting.popleft().settle(None)
+            self._settle(self._waiting.popleft(), None)
         if not self._waiting:
             return
         try:
-            self._session, self._greeting = open_session(self._options, self._kit, self._requests, lambda session: None, None)
+            self._requests.clear()
+            self._session, self._greeting = open_session(self._options, self._kit, self._requests, self._note_opening, None)
+            self._opening = None
             if self._template is not None:
                 self._start_template(self._session, self._greeting, self._template())
         except BaseException as problem:
+            self._opening = None
             self._note_loss()
             self._drop_session()
             self._fail(self._take_all(), problem)
             if not isinstance(problem, Exception):
                 raise
+
+    def _note_opening(self, session: Session) -> None:
+        self._opening = session
 
     def _start_template(self, session: Session, greeting: Greeting, journey: Journey) -> None:
         base = self._base = journey.begin(session, greeting, self.workers)
@@ -230,21 +246,24 @@ class Dispatcher:
         while self._waiting and len(self._running) < self.workers:
             delivery = self._waiting.popleft()
             if not (delivery.running() or delivery.begin()):
-                delivery.settle(None)
+                self._settle(delivery, None)
                 continue
             try:
                 self._running[delivery.journey.begin(session, self._greeting, self.workers)] = delivery
             except Exception as problem:
-                delivery.settle(None, problem)
+                self._settle(delivery, None, problem)
 
     def _take_answer(self, session: Session, exchange: Exchange) -> None:
         """Its result is handed out, and its place is free; what it used, and how it ended, comes later."""
         delivery = self._running.pop(exchange)
+        self._ending[exchange] = delivery
         if exchange.answered:
-            known, value = delivery.journey.answer(exchange)
+            try:
+                known, value = delivery.journey.answer(exchange)
+            except BaseException:
+                return  # whatever the value's class does when it is rebuilt: it will be told with all the rest
             if known:
                 delivery.answer(value)
-        self._ending[exchange] = delivery
 
     def _conclude(self, session: Session, exchange: Exchange, delivery: Delivery[Any]) -> None:
         assert self._greeting is not None
@@ -252,20 +271,23 @@ class Dispatcher:
             self._losses = 0
         if delivery.done() and exchange.answered and not delivery.cancelled():
             delivery.journey.finish()
+            self._known.discard(delivery)
             delivery.settle_later(functools.partial(delivery.journey.conclude, session, self._greeting, exchange))
             return
         lost = exchange.ending.lost is not None
         if not lost:
             self._losses = 0
-        elif delivery.retries > 0 and not delivery.cancelled():
+        elif delivery.retries > 0 and not (delivery.cancelled() or exchange.ending.cancelled or exchange.ending.terminated):
             delivery.retries -= 1
             delivery.begin_again()
             self._waiting.appendleft(delivery)
             return
         try:
-            delivery.settle(delivery.journey.conclude(session, self._greeting, exchange))
+            receipt = delivery.journey.conclude(session, self._greeting, exchange)
         except BaseException as problem:
-            delivery.settle(None, problem)
+            self._settle(delivery, None, problem)
+        else:
+            self._settle(delivery, receipt)
 
     def _note_loss(self) -> None:
         """What is lost again and again is opened again ever later."""
@@ -283,7 +305,11 @@ class Dispatcher:
         if not isinstance(problem, DeliveryError):
             problem = ConnectionLost(f"the session could not be kept: {type(problem).__name__}: {problem}", real_exception=problem)
         for delivery in deliveries:
-            delivery.settle(None, problem)
+            self._settle(delivery, None, problem)
+
+    def _settle(self, delivery: Delivery[Any], receipt: Receipt | None, problem: BaseException | None = None) -> None:
+        self._known.discard(delivery)
+        delivery.settle(receipt, problem)
 
     # --- the caller's own processes -------------------------------------------------------------------------------
 

@@ -139,6 +139,11 @@ class DeliveryExecutor(concurrent.futures.Executor):
             raise DeliveryOptionError(f"{fn!r} is a generator, and an executor's calls do not stream; deliver it, and call that")
 
     def _journey(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Journey:
+        if isinstance(fn, Each):
+            # In one process for all: with the function's own options, as alone.
+            journey = self._journey(fn.func, (), {})
+            function = functools.partial(journey.func, *journey.args) if journey.args else journey.func
+            return Journey(Each(function), args, kwargs, journey.options, is_resolved=True, shares_state=self._shares_state)
         self._refuse_generators(fn)
         if not isinstance(fn, Runner):
             return Journey(fn, args, kwargs, self._resolved, is_resolved=True, shares_state=self._shares_state)
@@ -191,7 +196,7 @@ class DeliveryExecutor(concurrent.futures.Executor):
         if chunksize == 1:
             starts: Iterator[Delivery[Any]] = (self.submit(fn, *item) for item in items)
         else:
-            each: Callable[..., Any] = Each(fn.local if isinstance(fn, Runner) else fn)
+            each: Callable[..., Any] = Each(fn)
             starts = (self.submit(each, chunk) for chunk in _chunks(items, chunksize))
         ahead = deque(itertools.islice(starts, None if buffersize is None else -(-buffersize // chunksize)))
         results = _results(ahead, iter(()) if buffersize is None else starts, until)

@@ -64,6 +64,7 @@ class Journey:
         """Forget what has come back so far: it is sent once more."""
         self._problem: BaseException | None = None
         self._value: tuple[Any, ...] = ()
+        self._ended = 0.0
         self._sink = Sink(self.options.output or self.default_output, int(self.options.max_output))
 
     def _pack(self, by_value: bool) -> packing.Box:
@@ -87,7 +88,7 @@ class Journey:
                 session.close()
         self._sink.finish()
         receipt = self._receipt(session, greeting, ending, len(parcel.body) + len(parcel.modules))
-        if self._is_interrupted(receipt, ending):
+        if self.is_interrupted(receipt, ending):
             raise KeyboardInterrupt from receipt.exception
         return receipt
 
@@ -142,7 +143,8 @@ class Journey:
         return False, None
 
     def finish(self) -> None:
-        """No more output will come."""
+        """Nothing more will come."""
+        self._ended = self._ended or time.monotonic()
         self._sink.finish()
 
     def conclude(self, session: Session, greeting: Greeting, exchange: Exchange) -> Receipt:
@@ -156,7 +158,7 @@ class Journey:
         parcel = exchange.parcel
         return self._receipt(session, greeting, exchange.ending, len(parcel.body) + len(parcel.modules))
 
-    def _is_interrupted(self, receipt: Receipt, ending: Ending) -> bool:
+    def is_interrupted(self, receipt: Receipt, ending: Ending) -> bool:
         """Whether there was a Ctrl-C which the function has not dealt with itself."""
         asked = ending.interrupts + self._requests.count("interrupt")
         reached = 0 if ending.account is None else ending.account.interrupts
@@ -279,7 +281,7 @@ class Journey:
             trusted=self.options.trusted,
             clean=account is not None and bool(account.clean),
             started=self.started,
-            duration=time.monotonic() - self._clock,
+            duration=(self._ended or time.monotonic()) - self._clock,
         )
         return judge(receipt, ending, Case(self.name, self.options, self._reader(), bytes(self._sink.last_words)))
 

@@ -182,6 +182,7 @@ class Ending:
     refused: str = ""
     interrupts: int = 0
     cancelled: bool = False
+    terminated: bool = False
     lost: ConnectionLost | None = None
     patience: float = math.inf
     start_by: float = math.inf
@@ -512,6 +513,7 @@ class Session:
         while exchange.requests:
             what = exchange.requests.popleft()
             ending.interrupts += what == "interrupt"
+            ending.terminated = ending.terminated or what.startswith("terminate")
             if what == "kill" or ending.interrupts > 1:
                 ending.cancelled = ending.cancelled or what == "kill"
                 self._kill(exchange)

@@ -27,6 +27,9 @@ def stream(journey: Journey) -> Generator[Any, None, Any]:
                 session.turn()
             while items:
                 yield journey.item(items.popleft())
-        return journey.conclude(session, greeting, exchange).unwrap()
+        receipt = journey.conclude(session, greeting, exchange)
+        if journey.is_interrupted(receipt, exchange.ending):
+            raise KeyboardInterrupt from receipt.exception
+        return receipt.unwrap()
     finally:
         session.close()

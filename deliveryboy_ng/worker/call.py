@@ -75,13 +75,24 @@ class Pipes:
         self.stdin = stdin
         self.given = (posix.fstat(stdin).st_ino, given)
         self._closed = False
-        if detached:
-            self.far = [posix.open("/dev/null", posix.O_WRONLY) for _ in range(3)]
-            self.near: "list[int]" = []
-        else:
-            pairs = [posix.pipe() for _ in range(3)]
-            self.near = [read for read, _ in pairs]
-            self.far = [write for _, write in pairs]
+        self.near: "list[int]" = []
+        self.far: "list[int]" = []
+        try:
+            for _ in range(3):
+                if detached:
+                    self.far.append(posix.open("/dev/null", posix.O_WRONLY))
+                else:
+                    read, write = posix.pipe()
+                    self.near.append(read)
+                    self.far.append(write)
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Nobody will use them."""
+        for fd in [*self.near, *self.own_ends()]:
+            posix.close(fd)
 
     @classmethod
     def of(cls, files: "list[int]") -> "Pipes":
@@ -154,6 +165,10 @@ def _identity() -> "tuple[int, int]":
     except OSError:
         return (0, 0)
     return (found.st_dev, found.st_ino)
+
+
+class CannotTravel(Exception):
+    """What a generator has made cannot be packed."""
 
 
 class Refusal(Exception):
@@ -229,6 +244,8 @@ def run(setup: "dict[str, Any]", box: "list[bytes]") -> int:
     except SystemExit as error:
         _leave()
         return _exit_code(error)
+    except CannotTravel as error:
+        return _reply(b"U", _why(error.args[0]), _leave)
     except BaseException as error:
         if _replier[0] != posix.getpid():
             # A child that the function forked ends as it would anywhere.
@@ -249,8 +266,7 @@ def run(setup: "dict[str, Any]", box: "list[bytes]") -> int:
         error.args = ("while the answer was packed, which takes as much memory again as the answer has",)
         return _reply(b"X", _pack_failure(error), _leave)
     except BaseException as error:
-        text = _text_of(error) if setup["accepts"] is not None else "%s: %s" % (type(error).__name__, _text_of(error))
-        return _reply(b"U", text.encode("utf-8", "replace"), _leave)
+        return _reply(b"U", _why(error), _leave)
     return _reply(b"R", reply, _leave)
 
 
@@ -479,7 +495,13 @@ def _stream(items: "Any") -> "Any":
             return end.value
         if _replier != (posix.getpid(), _identity()):
             posix._exit(0)  # a child that the generator forked, and that went on in its place
-        _send(b"I", _form.dumps(item))
+        try:
+            packed = _form.dumps(item)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise CannotTravel(error) from None
+        _send(b"I", packed)
 
 
 def _pack_failure(error: BaseException) -> bytes:
@@ -494,6 +516,12 @@ def _pack_failure(error: BaseException) -> bytes:
         error.__context__ = unsaid
     failure.let_go(error)
     return failure.pack(error, _form, limit)
+
+
+def _why(error: BaseException) -> bytes:
+    """Why it cannot travel."""
+    text = _text_of(error) if _form is not rebuild else "%s: %s" % (type(error).__name__, _text_of(error))
+    return text.encode("utf-8", "replace")
 
 
 def _text_of(error: BaseException) -> str:

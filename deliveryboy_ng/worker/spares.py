@@ -42,7 +42,11 @@ class Spare:
         self.setup = setup
         self.base = base
         self.pipes = call_process.Pipes(stdin, False)
-        self._feed, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        try:
+            self._feed, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        except OSError:
+            self.pipes.close()
+            raise
         self.pipes.far.append(far.detach())
 
     def fileno(self) -> int:
@@ -99,8 +103,7 @@ class Spare:
 
     def close(self) -> None:
         self._feed.close()
-        for fd in self.near if self.pid else [*self.pipes.near, *self.pipes.own_ends()]:
-            posix.close(fd)
+        self.pipes.close()
 
 
 class Spares:
@@ -147,7 +150,11 @@ class Spares:
             return
         spare = Spare(posix.dup(self._null), system.resident_memory(), self.expected if rehearse else b"")
         parent = posix.getpid()
-        pid = self._fork()
+        try:
+            pid = self._fork()
+        except OSError:
+            spare.close()
+            raise
         if pid == 0:
             wait_for_call(spare.pipes, parent, spare.setup, rehearse)
         spare.settle(pid)

@@ -274,7 +274,11 @@ class Supervisor:
         if pipes.given[1] + len(box[1]) > _LARGE:
             system.trim_heap()
         parent = posix.getpid()
-        call.pid = self._fork()
+        try:
+            call.pid = self._fork()
+        except OSError:
+            pipes.close()
+            raise
         if call.pid == 0:
             # Never returns.
             call_process.main(call.setup, box, pipes, parent)
@@ -370,7 +374,7 @@ class Supervisor:
     def _signal_call(self, number: int, what: bytes) -> None:
         call = self.calls.get(number)
         if call is None or not call.pid:
-            if what == b"kill":
+            if what != b"interrupt":
                 self._cancel_early(call)
         elif call.status is None and not call.settled:
             if what == b"interrupt":
@@ -453,6 +457,9 @@ class Supervisor:
 
         Its pipes are read until they are empty, never until they end: a process that escaped may hold them for ever.
         """
+        if call.setup["template"]:
+            # What it has just forked goes with it.
+            system.template = 0
         others = self._others(call)
         if call.setup["keep_children"] and not call.ending:
             clean = not system.reap(self._reaped)
