@@ -175,6 +175,26 @@ def test_options_hold_as_for_any_call() -> None:
         assert executor.submit(os.getenv, "COLOUR").result() == "red"
 
 
+def surroundings() -> tuple[Any, ...]:
+    mask = os.umask(0)
+    return os.environ.get("COLOUR"), os.getcwd(), mask, len(sys.stdin.read())
+
+
+def test_what_one_call_was_given_the_next_does_not_have(tmp_path: Path) -> None:
+    """Processes are made ready for a call like the last one before it is known which it will be."""
+    kinds = {
+        ("red", "/usr", 0o22, 0): {"env": {"COLOUR": "red"}, "cwd": "/usr", "umask": 0o22},
+        (None, "/", 0o77, 4): {"cwd": "/", "umask": 0o77, "input": b"text"},
+        ("blue", str(tmp_path), 0o27, 0): {"env": {"COLOUR": "blue"}, "cwd": tmp_path, "umask": 0o27},
+    }
+    runners = {expected: deliver(**options)(surroundings) for expected, options in kinds.items()}
+    with DeliveryExecutor(2) as executor:
+        for pause in (0.0, 0.05):
+            for expected, runner in [*runners.items(), *runners.items(), *reversed(runners.items())]:
+                time.sleep(pause)
+                assert executor.submit(runner).result(10) == expected
+
+
 def test_what_the_session_cannot_give_is_refused() -> None:
     with DeliveryExecutor(2) as executor:
         elsewhere = deliver(transport=Sudo("nobody"))(add)
@@ -615,6 +635,9 @@ def use(x):
     MODEL.append(x)
     return len(MODEL), "json" in sys.modules
 
+def plus_one(x):
+    return x + 1
+
 def hold():
     global HELD
     HELD = bytearray(b"x") * (200 << 20)
@@ -642,6 +665,13 @@ def test_calls_share_what_the_initializer_made_and_nothing_else(chain: Any, mode
         assert all(future.receipt().clean for future in futures)
         assert executor.submit(subprocess.Popen, ["sleep", "1000"]).receipt().clean
         assert executor.submit(os._exit, 5).receipt().returncode == 5
+
+
+def test_every_interpreter_serves_warm_sessions(other_python: str, model: Any) -> None:
+    with DeliveryExecutor(2, executable=other_python) as executor:
+        assert list(executor.map(model.plus_one, range(5))) == [1, 2, 3, 4, 5]
+    with DeliveryExecutor(2, executable=other_python, initializer=model.load, initargs=(10,)) as executor:
+        assert [value for value, _ in executor.map(model.use, range(4))] == [11] * 4
 
 
 def test_functions_of_main_share_globals_too(script: Any) -> None:
