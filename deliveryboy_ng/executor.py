@@ -206,7 +206,7 @@ class DeliveryExecutor(concurrent.futures.Executor):
         """Take no more calls, and close the session when there are none left.
 
         :param wait: return when that has happened
-        :param cancel_futures: cancel the calls that have not begun
+        :param cancel_futures: cancel the calls that wait for a worker; as many as there are workers count as begun at once
         """
         self._dispatcher.close(cancel_futures)
         if wait:

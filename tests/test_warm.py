@@ -638,6 +638,13 @@ def use(x):
 def plus_one(x):
     return x + 1
 
+def leave_note():
+    with open("/tmp/note", "w") as file:
+        file.write("note")
+
+def read_note():
+    return open("/tmp/note").read()
+
 def hold():
     global HELD
     HELD = bytearray(b"x") * (200 << 20)
@@ -680,19 +687,21 @@ def test_functions_of_main_share_globals_too(script: Any) -> None:
 from deliveryboy_ng import DeliveryExecutor
 
 MODEL = None
+CACHE = {}
 
 def load(n):
     global MODEL
     MODEL = {"size": n}
+    CACHE["more"] = 1
 
 def use(x):
-    return MODEL["size"] + x
+    return MODEL["size"] + x + CACHE["more"]
 
 with DeliveryExecutor(2, initializer=load, initargs=(10,)) as executor:
     print(list(executor.map(use, range(3))), MODEL)
 """
     )
-    assert result.stdout == b"[10, 11, 12] None\n", result.stderr
+    assert result.stdout == b"[11, 12, 13] None\n", result.stderr
 
 
 def test_a_confined_session_shares_as_well(model: Any) -> None:
@@ -701,6 +710,38 @@ def test_a_confined_session_shares_as_well(model: Any) -> None:
         assert receipt.value[0] == 11 and "no network" in receipt.applied and "signals stay inside" in receipt.applied
         with pytest.raises(OSError):
             executor.submit(open, "/etc/new", "w").result(20)
+
+
+def test_confined_calls_leave_nothing_for_each_other_where_they_share(model: Any) -> None:
+    def leave() -> str:
+        for folder in ("/tmp", "/var/tmp", "/dev/shm"):
+            try:
+                with open(f"{folder}/left", "w"):
+                    return folder
+            except OSError:
+                pass
+        try:
+            os.mkfifo("/tmp/pipe")
+        except OSError:
+            return "nothing"
+        return "a pipe"
+
+    with DeliveryExecutor(2, confinement=Confinement.strict(), initializer=model.leave_note) as executor:
+        receipt = executor.submit(leave).receipt(20)
+        assert receipt.value == "nothing" and "temporary folders read only" in receipt.applied, receipt
+        assert executor.submit(model.read_note).result(20) == "note"
+    with DeliveryExecutor(2, confinement=Confinement.strict()) as executor:
+        assert [executor.submit(leave).result(20) for _ in range(2)] == ["/tmp", "/tmp"]
+        assert "left" not in executor.submit(os.listdir, "/tmp").result(20)
+
+
+def test_variables_of_a_template_are_not_those_of_a_call_that_has_others(model: Any) -> None:
+    own = deliver(env={"B": "2"})(lambda: (os.environ.get("A"), os.environ.get("B")))
+    for initializer in (None, model.plus_one):
+        arguments = () if initializer is None else (1,)
+        with DeliveryExecutor(1, initializer=initializer, initargs=arguments, env={"A": "1"}) as executor:
+            assert executor.submit(own).result(10) == (None, "2")
+            assert executor.submit(os.getenv, "A").result(10) == "1"
 
 
 @pytest.mark.parametrize(

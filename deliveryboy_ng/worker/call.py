@@ -333,19 +333,14 @@ def _prepare(setup: "dict[str, Any]") -> "tuple[list[str], str | None]":
     held: "list[str]" = []
     if confinement is not None and confinement["env"] is not None:
         held = _clear_environment(confinement)
+    if setup["template"]:
+        _before.update((name, _variable(name)) for name in setup["env"])
     _set_environment(setup["env"])
     if setup["limits"]:
         from . import limits
 
         _set_environment(limits.lower_thread_counts(setup["limits"]))
-    if setup["locale"]:
-        import _locale
-
-        try:
-            if _locale.setlocale(_locale.LC_ALL, None) != setup["locale"]:
-                _locale.setlocale(_locale.LC_ALL, setup["locale"])
-        except ValueError:
-            pass  # another system may not have it; the variables are set all the same
+    _set_locale(setup["locale"])
     packages = None if _prepare_imports(setup) else _packages_of_this_user()
     if setup["guard"]:
         held += _hold(setup, confinement, [_environment_of_its_own(), packages or ""])
@@ -359,11 +354,12 @@ def _adapt(setup: "dict[str, Any]") -> "tuple[list[str], None]":
     """The same in a process forked from a template, which has been made what the session's calls are."""
     assert prepared is not None
     posix.umask(setup["umask"])
-    _set_environment(setup["env"])
+    _set_environment({**_before, **setup["env"]})
     if setup["limits"]:
         from . import limits
 
         _set_environment(limits.lower_thread_counts(setup["limits"]))
+    _set_locale(setup["locale"])
     held = list(prepared)
     if setup["guard"]:
         # Once more: so the calls are kept from each other, and from the template.
@@ -392,6 +388,26 @@ def _enter(cwd: str) -> None:
         posix.chdir(cwd)
     except OSError as error:
         raise Refusal("cwd=%r cannot be entered on the far side: %s" % (cwd, error.strerror)) from None
+
+
+# What the variables were that a template has got, which are not its calls'.
+_before: "dict[str, str | None]" = {}
+
+
+def _variable(name: str) -> "str | None":
+    value = posix.environ.get(name.encode("utf-8", "surrogateescape"))
+    return None if value is None else value.decode("utf-8", "surrogateescape")
+
+
+def _set_locale(name: str) -> None:
+    if name:
+        import _locale
+
+        try:
+            if _locale.setlocale(_locale.LC_ALL, None) != name:
+                _locale.setlocale(_locale.LC_ALL, name)
+        except ValueError:
+            pass  # another system may not have it; the variables are set all the same
 
 
 def _set_environment(env: "dict[str, str | None]") -> None:
@@ -566,7 +582,13 @@ def _hold(setup: "dict[str, Any]", confinement: "dict[str, Any] | None", install
     try:
         if setup["beside"] > 1 or setup["template"]:
             confine.check_scopes()
-        return confine.guard(kind) if confinement is None else confine.Confinement(confinement, kind, installed).apply()
+        if confinement is None:
+            return confine.guard(kind)
+        confined = confine.Confinement(confinement, kind, installed)
+        applied = confined.apply()
+        if setup["template"]:
+            confined.leave()
+        return applied
     except (confine.Unavailable, OSError) as error:
         raise Refusal(str(error)) from None
 

@@ -39,6 +39,11 @@ class Unavailable(Exception):
     """This system does not offer it."""
 
 
+# In a confined template's calls: what they may touch.  Its temporary folders are theirs too, and no place for what one call
+# would leave for the next.
+left_by_template: "list[tuple[str, str]] | None" = None
+
+
 class Broken(Unavailable):
     """It cannot be had, and there is no way back from the attempt."""
 
@@ -56,12 +61,12 @@ def guard(kind: str) -> "list[str]":
             return _own_pids(kind)
         raise Unavailable(reason)
     try:
-        landlock.restrict(None, True)
+        landlock.restrict(left_by_template, True)
     except OSError:
         # Without CAP_SYS_ADMIN it takes that set-uid programs gain no rights any more.
         system.prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        landlock.restrict(None, True)
-    return [*_own_pids(kind), _SIGNALS]
+        landlock.restrict(left_by_template, True)
+    return [*_own_pids(kind), _SIGNALS, *(["temporary folders read only"] if left_by_template is not None else [])]
 
 
 def check_scopes() -> None:
@@ -87,6 +92,12 @@ def _pids_are_apart(kind: str) -> bool:
 def _own_pids(kind: str) -> "list[str]":
     """What the supervisor made, if it did; the transport's is told by others."""
     return ["pid namespace"] if kind != "pid namespace" and _has_init() else []
+
+
+def _devices() -> "list[str]":
+    """What is in /dev, without what leads elsewhere."""
+    with posix.scandir("/dev") as entries:
+        return [entry.path for entry in entries if entry.name != "shm" and not entry.is_symlink()]
 
 
 def _no_scopes() -> str:
@@ -134,6 +145,20 @@ class Confinement:
         if self._missing and not wanted["best_effort"]:
             raise Unavailable("; ".join(self._missing))
         return self.applied
+
+    def leave(self) -> None:
+        """Let those who are forked from this process see its private folders, and not write there."""
+        global left_by_template
+        from . import view
+
+        if self._places is not None and self.wanted["tmp"]:
+            left_by_template = [
+                (below, mode)
+                for path, mode in self._places
+                if path not in view.TEMPORARY
+                # Shared memory lies among the devices.
+                for below in ([path] if path != "/dev" else _devices())
+            ]
 
     def _try(self, what: str, step: "Callable[[], list[str]]") -> None:
         try:

@@ -177,9 +177,17 @@ def _fill(namespace: "dict[str, Any]", values: "dict[str, Any]") -> None:
     namespace.update({name: value for name, value in values.items() if name not in _kept})
 
 
+_NEVER_CHANGED = (type(None), bool, int, float, complex, str, bytes, tuple, frozenset, range, type, FunctionType, type(sys))
+
+
 def keep_what_was_set() -> None:
-    """Globals of __main__ that have been set here since they came stay as they are, whatever comes later."""
-    _kept.update(name for name, value in vars(sys.modules["__main__"]).items() if name in _came and _came[name] is not value)
+    """Globals of __main__ that have been set here since they came stay as they are, whatever comes later.
+
+    So do those that may have been changed in place: nobody can tell.
+    """
+    for name, value in vars(sys.modules["__main__"]).items():
+        if name in _came and (_came[name] is not value or not isinstance(value, _NEVER_CHANGED)):
+            _kept.add(name)
     _came.clear()
 
 

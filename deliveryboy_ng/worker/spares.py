@@ -13,6 +13,7 @@ supervisor's child.  The spare then says a byte on its socket, with which the ke
 import marshal
 import posix
 import sys
+import time
 
 from . import call as call_process
 from . import system
@@ -27,6 +28,8 @@ _SIZES = 24
 # Whoever kills them again and again shall not keep the supervisor busy.
 _MOST_DEATHS = 1000
 _POLLIN = 1
+# Seconds until it is tried again where there was no room.
+_PAUSE = 1.0
 _INT = 4
 _SCM_CREDENTIALS = 2  # unix(7)
 
@@ -115,6 +118,7 @@ class Spares:
         self._fork = fork
         self._waiting: "list[Spare]" = []
         self._deaths = 0
+        self._paused = 0.0
         self.expected = b""
         self._null = posix.open("/dev/null", posix.O_RDONLY)
         self.template: "Template | None" = None
@@ -126,6 +130,8 @@ class Spares:
     @property
     def are_wanted(self) -> bool:
         """Whether there are fewer than there shall be."""
+        if self._paused and time.monotonic() < self._paused:
+            return False
         if self._from_template:
             return self.template is not None and len(self._waiting) + len(self.template.asked) < self._number
         return len(self._waiting) < self._number
@@ -134,6 +140,10 @@ class Spares:
     def is_ready(self) -> bool:
         """Whether a call can be given its process now."""
         return bool(self._waiting) or not self._from_template
+
+    def pause(self) -> None:
+        """Let a moment pass."""
+        self._paused = time.monotonic() + _PAUSE
 
     def keep_none(self) -> None:
         """Where a call could reach one that waits, it is forked when it is needed."""
@@ -384,8 +394,6 @@ def _fork_away(files: "list[int]", supervisor: int) -> "Any":
     middle = posix.getpid()
     if posix.fork():
         posix._exit(0)
-    import time
-
     # Whoever adopts it is its parent from then on: the supervisor, or nobody who matters.
     while posix.getppid() == middle:
         time.sleep(0.0001)

@@ -212,8 +212,8 @@ class Supervisor:
         try:
             waiting.fill()
         except OSError:
-            # There is no room for one; calls will ask for theirs themselves, and hear of it.
-            waiting.keep_none()
+            # There is no room for one now; calls will ask for theirs themselves, and hear of it.
+            waiting.pause()
 
     def _template_socket(self) -> int:
         import _socket
@@ -327,6 +327,8 @@ class Supervisor:
             call.seen[stream] += len(data)
             self.channel.send(_STREAMS[stream], call.number, data)
             return
+        if call.settled:
+            return  # it has answered
         call.follow(data)
         call.held += data
         if call.answered or call.setup["stream"] or len(call.held) > call_process.LONGEST_PREFACE:
