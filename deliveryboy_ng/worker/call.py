@@ -49,8 +49,12 @@ def import_early() -> None:
     import faulthandler
 
     faulthandler.enable()
-    if "_pickle" in sys.modules or "functools" in sys.modules:
-        return
+    if "_pickle" not in sys.modules and "functools" not in sys.modules:
+        _import_pickle()
+    rebuild.make_picklers()
+
+
+def _import_pickle() -> None:
     stub = type(sys)("functools")
     stub.partial = None  # type: ignore[attr-defined]
     sys.modules["functools"] = stub

@@ -70,7 +70,7 @@ yours.__module__ = REPLY_MODULE
 _picklers: "list[Any]" = []
 
 
-def _make_picklers() -> "list[Any]":
+def make_picklers() -> "list[Any]":
     """The unpickler's and the pickler's class: made once, before the first fork, since making a class is dear behind it."""
     import _pickle
 
@@ -107,14 +107,14 @@ def _make_picklers() -> "list[Any]":
 
 def loads(data: bytes) -> "Any":
     """Unpickle a box, with this worker's own functions found where they are."""
-    unpickler, _ = _picklers or _make_picklers()
+    unpickler, _ = _picklers or make_picklers()
     return unpickler(io.BytesIO(data)).load()
 
 
 def dumps(value: object) -> bytes:
     """Pickle *value* for the caller; what was made here and exists only here is refused by name."""
     file = io.BytesIO()
-    _, pickler = _picklers or _make_picklers()
+    _, pickler = _picklers or make_picklers()
     pickler(file, 5).dump(value)
     return file.getvalue()
 
