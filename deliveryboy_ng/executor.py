@@ -70,12 +70,13 @@ class DeliveryExecutor(concurrent.futures.Executor):
         :param options: see :class:`Options`
         :raises DeliveryOptionError: if an option is unknown or makes no sense
         """
-        if isinstance(preload, str) or not all(isinstance(name, str) for name in preload):
+        names = () if isinstance(preload, str) else tuple(preload)
+        if isinstance(preload, str) or not all(isinstance(name, str) for name in names):
             raise DeliveryOptionError(f"preload must list names of modules, not {preload!r}")
-        template = None
-        if initializer is not None or tuple(preload):
-            template = Start(tuple(preload), initializer, tuple(initargs), initializer_timeout)
-        self._set_up(Options.of(options), max_workers, template, idle_timeout, retries)
+        start = None
+        if initializer is not None or names:
+            start = Start(names, initializer, tuple(initargs), initializer_timeout)
+        self._set_up(Options.of(options), max_workers, start, idle_timeout, retries)
 
     @classmethod
     def of(cls, options: Options, max_workers: int | None = None, idle_timeout: float | None = 60.0) -> DeliveryExecutor:

@@ -666,7 +666,7 @@ def model(project: Any) -> Any:
 
 
 def test_calls_share_what_the_initializer_made_and_nothing_else(chain: Any, model: Any) -> None:
-    with DeliveryExecutor(2, transport=chain, preload=["json"], initializer=model.load, initargs=(1000,)) as executor:
+    with DeliveryExecutor(2, transport=chain, preload=iter(["json"]), initializer=model.load, initargs=(1000,)) as executor:
         futures = [executor.submit(model.use, n) for n in range(5)]
         assert [future.result(20) for future in futures] == [(1001, True)] * 5
         assert all(future.receipt().clean for future in futures)
