@@ -63,6 +63,7 @@ class Runner(Generic[P, R]):
         if journey.is_stream:
             from .streaming import stream
 
+            journey.box.freeze()
             return stream(journey)  # type: ignore[return-value]
         if self.options.asynchronous:
             return journey.leave()  # type: ignore[return-value]

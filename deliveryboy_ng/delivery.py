@@ -41,6 +41,7 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         self._conclude: Callable[[], Receipt] | None = None
         self._over = threading.Event()
         if journey is not None:
+            journey.box.freeze()
             journey.on_start = self._note_start
 
     def _invoke_callbacks(self) -> None:

@@ -86,8 +86,9 @@ class Journey:
                 ending = session.deliver(parcel, output=self._sink.write, most=self.options.most_reply, started=self._note_start)
             finally:
                 session.close()
+                self.box.let_go()
         self._sink.finish()
-        receipt = self._receipt(session, greeting, ending, len(parcel.body) + len(parcel.modules))
+        receipt = self._receipt(session, greeting, ending, parcel.size)
         if self.is_interrupted(receipt, ending):
             raise KeyboardInterrupt from receipt.exception
         return receipt
@@ -136,7 +137,7 @@ class Journey:
         reply = exchange.ending.reply
         if self._problem is None and not reply.overlong and reply.status == b"R":
             try:
-                self._value = (self._reader().value(reply.payload),)
+                self._value = (self._reader().value(reply.payload, reply.pieces),)
             except DeliveryPickleError:
                 return False, None
             return True, self._value[0]
@@ -156,7 +157,7 @@ class Journey:
         if self._problem is not None:
             raise self._problem
         parcel = exchange.parcel
-        return self._receipt(session, greeting, exchange.ending, len(parcel.body) + len(parcel.modules))
+        return self._receipt(session, greeting, exchange.ending, parcel.size)
 
     def is_interrupted(self, receipt: Receipt, ending: Ending) -> bool:
         """Whether there was a Ctrl-C which the function has not dealt with itself."""
@@ -213,9 +214,9 @@ class Journey:
                 f"Name a Python {platform.python_version()} with executable=, or move it into a module",
                 path=error.path,
             ) from None
-        return Parcel(self._setup(box, workers), modules, box.body, self.options.input)
+        return Parcel(self._setup(box, workers, greeting.takes_sockets), modules, box.parts, self.options.input)
 
-    def _setup(self, box: packing.Box, workers: int) -> dict[str, Any]:
+    def _setup(self, box: packing.Box, workers: int, takes_sockets: bool) -> dict[str, Any]:
         options = self.options
         elsewhere = is_elsewhere(options.chain)
         return {
@@ -223,6 +224,7 @@ class Journey:
             "last": not workers,
             "template": self.is_template,
             "stream": self.is_stream,
+            "bulk": takes_sockets,
             "shared": workers > 0,
             "beside": max(1, workers),
             "timeout": options.timeout,

@@ -25,7 +25,7 @@ import cloudpickle.cloudpickle as cp
 
 from . import modules as modules_
 from .exceptions import DeliveryPackingError, VersionMismatchError
-from .worker import rebuild, standin
+from .worker import bulk, rebuild, standin
 
 __all__ = ["Box", "pack"]
 
@@ -75,7 +75,8 @@ _SINGLE_DISPATCH = functools.singledispatch(lambda thing: None).__code__  # type
 class Box:
     """A packed call.
 
-    :ivar body: the pickle of (function, args, kwargs)
+    :ivar body: the pickle of (function, args, kwargs), less what is large in it
+    :ivar parts: all of it
     :ivar modules: the modules that travel with it
     :ivar by_value: whether it holds code of this very Python version
     :ivar own: the functions and classes that travelled by value, by the number under which they come back
@@ -83,10 +84,21 @@ class Box:
     """
 
     body: bytes
+    parts: bulk.Parts
     modules: tuple[modules_.Module, ...]
     by_value: bool
     own: Mapping[str, Any]
     manifest: tuple[modules_.Entry, ...]
+
+    def freeze(self) -> None:
+        """It is not sent at once: keep a copy of what is large and may be changed meanwhile."""
+        for piece in self.parts.large:
+            piece.freeze()
+
+    def let_go(self) -> None:
+        """It has been sent: what is large is its owner's alone again, who may want to resize it."""
+        for piece in self.parts.large:
+            piece.view.release()
 
     def module_table(self, same_version: bool) -> bytes:
         """The modules as the far side's importer takes them."""
@@ -142,8 +154,8 @@ def _pack(
     by_value: set[str | None],
     code_travels: bool,
 ) -> Box:
-    file = io.BytesIO()
-    pickler = BoxPickler(file, collector, by_value, code_travels)
+    parts = bulk.Parts()
+    pickler = BoxPickler(parts, collector, by_value, code_travels)
     try:
         pickler.dump((func, args, kwargs))
     except DeliveryPackingError:
@@ -162,13 +174,13 @@ def _pack(
     finally:
         # It refers to itself by its methods; what was packed shall not wait for the garbage collector.
         pickler.clear_memo()
-    body = file.getvalue()
-    if cp.__name__.encode() in body:
+    parts.settle()
+    if cp.__name__.encode() in parts.pickle:
         # Something of cloudpickle's that the table does not know: let it rebuild that itself over there.
         collector.add_named("cloudpickle")
     collector.finish()
     entries = tuple(sorted(collector.entries.values(), key=lambda entry: (not entry.by_value, entry.name)))
-    return Box(body, tuple(collector.modules.values()), pickler.holds_code, pickler.own, entries)
+    return Box(parts.body, parts, tuple(collector.modules.values()), pickler.holds_code, pickler.own, entries)
 
 
 def _can_travel(thing: Any, collector: modules_.Collector, by_value: set[str | None], code_travels: bool) -> bool:
@@ -182,7 +194,9 @@ def _can_travel(thing: Any, collector: modules_.Collector, by_value: set[str | N
 class BoxPickler(cp.Pickler):  # type: ignore[misc]
     """cloudpickle's pickler, naming the worker's functions in place of cloudpickle's."""
 
-    def __init__(self, file: io.BytesIO, collector: modules_.Collector, by_value: set[str | None], code_travels: bool) -> None:
+    def __init__(
+        self, file: io.BytesIO | bulk.Parts, collector: modules_.Collector, by_value: set[str | None], code_travels: bool
+    ) -> None:
         self._collector = collector
         self._by_value = by_value
         self._code_travels = code_travels

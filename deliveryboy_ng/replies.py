@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,8 +20,8 @@ Buffer = bytes | memoryview
 class _Unpickler(pickle.Unpickler):
     """Puts the caller's own functions and classes where the reply names them by number."""
 
-    def __init__(self, data: Buffer, own: Mapping[str, Any]) -> None:
-        super().__init__(io.BytesIO(data))
+    def __init__(self, data: Buffer, own: Mapping[str, Any], pieces: Iterable[Any] = ()) -> None:
+        super().__init__(io.BytesIO(data), buffers=pieces)
         self._own = own
 
     def find_class(self, module: str, name: str) -> Any:
@@ -33,8 +33,10 @@ class _Unpickler(pickle.Unpickler):
 class Reader(Protocol):
     """Reads what an answer holds."""
 
-    def value(self, data: Buffer) -> Any:
+    def value(self, data: Buffer, pieces: Iterable[Any] = ()) -> Any:
         """The value that was returned.
+
+        :param pieces: what is large in it and has come apart from it
 
         :raises DeliveryPickleError: if it cannot be rebuilt here
         """
@@ -57,9 +59,9 @@ class Pickles:
 
     own: Mapping[str, Any]
 
-    def value(self, data: Buffer) -> Any:
+    def value(self, data: Buffer, pieces: Iterable[Any] = ()) -> Any:
         try:
-            return _Unpickler(data, self.own).load()
+            return _Unpickler(data, self.own, pieces).load()
         except Exception as error:
             raise _unreadable("returned, but its value cannot be rebuilt here", error) from error
 
@@ -83,7 +85,7 @@ class Data:
 
     accepts: Mapping[str, type]
 
-    def value(self, data: Buffer) -> Any:
+    def value(self, data: Buffer, pieces: Iterable[Any] = ()) -> Any:
         from . import decoding
 
         try:
@@ -106,7 +108,7 @@ class Known:
 
     known: Any
 
-    def value(self, data: Buffer) -> Any:
+    def value(self, data: Buffer, pieces: Iterable[Any] = ()) -> Any:
         return self.known
 
     def exception(self, data: Buffer, origin: Origin) -> tuple[BaseException, str]:

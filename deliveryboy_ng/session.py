@@ -11,15 +11,15 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import hops
 from .exceptions import CallCancelled, ConnectionLost, DeliveryTransportError, HandshakeError, InterpreterTooOld
 from .hops import Failure
 from .transports import Transport, lane_of, wrap
-from .wire import LINGER, TAIL, Wire
-from .worker import frames
+from .wire import LINGER, TAIL, Lent, Wire
+from .worker import bulk, frames
 from .worker.call import LONGEST_PREFACE, STATUS_SIZE
 from .workertext import Kit, command_line, worker_lines
 
@@ -47,6 +47,7 @@ class Greeting:
     hexversion: int
     magic: bytes
     terminal: bool
+    takes_sockets: bool = False
 
     @property
     def python(self) -> str:
@@ -59,8 +60,13 @@ class Parcel:
 
     setup: Mapping[str, Any]
     modules: bytes
-    body: bytes
+    parts: bulk.Parts
     input: bytes | bytearray | memoryview
+
+    @property
+    def size(self) -> int:
+        """Bytes of modules and body."""
+        return len(self.modules) + len(self.parts.body) + sum(piece.size for piece in self.parts.large)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +115,7 @@ class Reply:
 
     It holds no more than *most* bytes, whatever comes.
 
+    :ivar pieces: of its last record, what is large and has come by a socket
     :ivar applied: the lines of its first record, if there was one
     :ivar items: what a generator has made so far
     :ivar status: the last record's status byte, once the record is complete
@@ -125,7 +132,9 @@ class Reply:
         self.size = self.needed = 0
         self._most = most
         self._data = bytearray()
-        self._before = b"AI" if streams else b"A"
+        self._before = b"ABI" if streams else b"AB"
+        self._sizes: list[tuple[str, int]] = []
+        self._receiver: bulk.Receiver | None = None
 
     def feed(self, data: bytes) -> None:
         self.size += len(data)
@@ -137,7 +146,7 @@ class Reply:
                 self._before = b""
                 break
             size = self._announced()
-            most = LONGEST_PREFACE if kind == b"A" else self._most
+            most = self._most if kind == b"I" else LONGEST_PREFACE
             if size is None or STATUS_SIZE + size > len(self._data) or size > most:
                 self._check(size or 0, most)
                 return
@@ -153,22 +162,52 @@ class Reply:
         record = bytes(self._data[STATUS_SIZE : STATUS_SIZE + size])
         if kind == b"A":
             self.applied = tuple(record.decode("utf-8", "replace").splitlines())
+        elif kind == b"B":
+            self._expect(record)
         else:
             self.items.append(record)
-        # What is enforced is told once, and first.
-        self._before = self._before.replace(b"A", b"")
+        # What is enforced is told once, and first; and with what is large the last record begins.
+        self._before = b"B" if kind == b"B" else self._before.replace(b"A", b"")
         del self._data[: STATUS_SIZE + size]
+
+    def _expect(self, record: bytes) -> None:
+        self._receiver = None
+        try:
+            self._sizes = bulk.expected(record) if record else []
+        except ValueError as error:
+            raise frames.FrameError(str(error)) from None
+        self._check(sum(size for _, size in self._sizes), self._most)
+
+    @property
+    def awaits_pieces(self) -> bool:
+        """Whether large pieces are announced."""
+        return bool(self._sizes) and self._receiver is None and not self.overlong
+
+    def receive(self, fd: int) -> bulk.Receiver:
+        """What reads them."""
+        self._receiver = bulk.Receiver(fd, self._sizes)
+        self.size += sum(size for _, size in self._sizes)
+        return self._receiver
 
     def _announced(self) -> int | None:
         return int.from_bytes(self._data[1:STATUS_SIZE], "big") if len(self._data) >= STATUS_SIZE else None
 
     @property
     def status(self) -> bytes:
-        return bytes(self._data[:1]) if self._announced() == len(self._data) - STATUS_SIZE else b""
+        if self._announced() != len(self._data) - STATUS_SIZE or not (self._receiver is None or self._receiver.is_done):
+            return b""
+        return bytes(self._data[:1])
 
     @property
-    def payload(self) -> memoryview:
-        return memoryview(self._data)[STATUS_SIZE:]
+    def payload(self) -> bytes | memoryview:
+        inline = memoryview(self._data)[STATUS_SIZE:]
+        return inline if inline or self._receiver is None else self._receiver.arrived[0]
+
+    @property
+    def pieces(self) -> list[Any]:
+        if self._receiver is None:
+            return []
+        return self._receiver.arrived[len(self._data) == STATUS_SIZE :]
 
 
 @dataclass
@@ -238,6 +277,7 @@ class Exchange:
 
     :ivar answered: whether the function has returned, and nothing else can be made of that any more
     :ivar taken: bytes that the transport had taken when it was last looked at
+    :ivar lent: what large pieces go or come by
     """
 
     number: int
@@ -249,6 +289,7 @@ class Exchange:
     taken: int = 0
     answered: bool = False
     over: bool = False
+    lent: list[Lent] = field(default_factory=list)
 
 
 def _extended(deadline: float, seconds: float, most: float) -> float:
@@ -292,7 +333,7 @@ class Session:
 
     def _start(self, detached: bool) -> None:
         try:
-            self._wire = Wire(self.argv, detached)
+            self._wire = Wire(self.argv, detached, lane_of(self.chain) == "binary")
         except (OSError, ValueError) as error:
             words = getattr(error, "strerror", None) or str(error)
             if isinstance(error, (FileNotFoundError, PermissionError)):
@@ -353,8 +394,9 @@ class Session:
 
     def _welcome(self, hello: bytes) -> Greeting:
         try:
-            _, protocol, version, magic, terminal = hello.decode().split()
-            greeting = Greeting(int(version, 16), bytes.fromhex(magic[1:]), terminal == "1")
+            _, protocol, version, magic, terminal, socket = hello.decode().split()
+            takes_sockets = socket == "1" and self._wire.passes_descriptors
+            greeting = Greeting(int(version, 16), bytes.fromhex(magic[1:]), terminal == "1", takes_sockets)
             spoken = int(protocol)
         except ValueError:
             raise HandshakeError(f"the far side's greeting makes no sense: {hello[:200]!r}", argv=self.argv) from None
@@ -444,6 +486,9 @@ class Session:
 
     def _end(self, exchange: Exchange) -> None:
         exchange.over = True
+        self._take_what_has_come(exchange)
+        # They know the exchange in their turn; what was large shall not wait for the garbage collector.
+        exchange.lent.clear()
         del self._exchanges[exchange.number]
 
     def _expect_start(self, exchange: Exchange) -> None:
@@ -457,12 +502,15 @@ class Session:
 
         # What fits goes in one write: the far side wakes up but once.
         small: list[bytes] = []
+        apart = parcel.parts.large if parcel.setup["bulk"] else []
         for kind, payload in (
+            (frames.LARGE, bulk.announced(apart)),
             (frames.SETUP, marshal.dumps(dict(parcel.setup), 2)),
             (frames.MODULES, parcel.modules),
-            (frames.BODY, parcel.body),
+            *((frames.BODY, part) for part in ([parcel.parts.body] if apart else parcel.parts.whole())),
             (frames.INPUT, parcel.input),
-            (frames.START, b""),
+            # Else it is said when the far side has the socket.
+            *(() if apart else ((frames.START, b""),)),
         ):
             for piece in self._encoder.pieces(kind, number, payload) if payload or kind == frames.START else ():
                 if len(piece) < _SMALL:
@@ -492,10 +540,40 @@ class Session:
             self._note_start(exchange, payload)
         elif kind == frames.VERDICT:
             ending.account = Account.of(payload)
+            self._take_what_has_come(exchange)
         elif kind == frames.ANSWERED:
+            self._take_what_has_come(exchange)
             exchange.answered = True
+        elif kind == frames.BULK:
+            self._lend(exchange)
         elif kind == frames.REFUSED:
             ending.refused = payload.decode("utf-8", "replace") or "no reason was given"
+
+    def _lend(self, exchange: Exchange) -> None:
+        """Give the far side one end of a socket for what is large, and use the other."""
+        parcel, reply = exchange.parcel, exchange.ending.reply
+        number, starts = exchange.number, exchange.ending.remote_pid is None
+        if reply.overlong:
+            return  # it has been killed
+        wanted = bool(parcel.parts.large) if starts else reply.awaits_pieces
+        if not parcel.setup["bulk"] or not wanted or len(exchange.lent) > (not starts):
+            raise frames.FrameError("a socket that nobody needs is asked for")
+
+        def use(fd: int) -> bulk.Sender | bulk.Receiver:
+            return bulk.Sender(fd, parcel.parts.large) if starts else reply.receive(fd)
+
+        def moved(size: int) -> None:
+            if not starts:
+                exchange.ending.hear(frames.REPLY, size)
+
+        exchange.lent.append(self._wire.lend(self._encoder.encode(frames.ATTACH, number), use, moved))
+        if starts:
+            self._wire.send(self._encoder.pieces(frames.START, number))
+
+    def _take_what_has_come(self, exchange: Exchange) -> None:
+        """What the call has sent is there by now."""
+        for lent in exchange.lent:
+            lent.finish()
 
     def _note_start(self, exchange: Exchange, payload: bytes) -> None:
         ending, setup = exchange.ending, exchange.parcel.setup

@@ -12,6 +12,7 @@ import platform
 import signal
 import sys
 from dataclasses import dataclass, replace
+from typing import Any
 
 from . import replies
 from .exceptions import (
@@ -88,7 +89,7 @@ def judge(receipt: Receipt, ending: Ending, case: Case) -> Receipt:
     if status and status in b"ELV":
         # A call that is kept from its supervisor tells by what before it begins.
         return _refused(receipt, case, status, payload, bool(case.options.guard and ending.reply.applied))
-    answered = _answered(receipt, case, status, payload) if status else None
+    answered = _answered(receipt, case, status, payload, ending.reply.pieces) if status else None
     if account.ending in _ENDED and _was_asked_for(account.ending, case.options):
         return _ENDED[account.ending](answered or receipt, account, case)
     if answered is not None:
@@ -185,10 +186,10 @@ def _as_given(case: Case, limit: str) -> str:
 # --- answered ---------------------------------------------------------------------------------------------------------
 
 
-def _answered(receipt: Receipt, case: Case, status: bytes, payload: memoryview) -> Receipt:
+def _answered(receipt: Receipt, case: Case, status: bytes, payload: replies.Buffer, pieces: list[Any]) -> Receipt:
     try:
         if status == b"R":
-            return replace(receipt, verdict=Verdict.RETURNED, value=case.reader.value(payload))
+            return replace(receipt, verdict=Verdict.RETURNED, value=case.reader.value(payload, pieces))
         if status == b"X":
             return _raised(receipt, case, *case.reader.exception(payload, _origin(receipt, case)))
     except DeliveryPickleError as problem:
@@ -229,7 +230,7 @@ def _named(error: BaseException, trusted: bool) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _refused(receipt: Receipt, case: Case, status: bytes, payload: memoryview, begun: bool) -> Receipt:
+def _refused(receipt: Receipt, case: Case, status: bytes, payload: replies.Buffer, begun: bool) -> Receipt:
     problem: BaseException
     if status in (b"E", b"V") and begun:
         problem = DeliveryPickleError(f"{case.name} claims that it has not run, but it had begun: {_text(payload)!r:.500}")
@@ -270,7 +271,7 @@ def _origin(receipt: Receipt, case: Case) -> Origin:
     return Origin(f"{receipt.host} {receipt.transport}", is_elsewhere(case.options.chain))
 
 
-def _text(payload: memoryview) -> str:
+def _text(payload: replies.Buffer) -> str:
     return bytes(payload[: 1 << 16]).decode("utf-8", "replace")
 
 

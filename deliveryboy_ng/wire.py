@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from .worker import bulk
 from .worker.system import LONGEST_POLL
 
-__all__ = ["LINGER", "Wire"]
+__all__ = ["LINGER", "Lent", "Wire"]
 
 LINGER = 1.0
 """Seconds that a transport is given to end, or to say its last words."""
@@ -28,6 +30,8 @@ TAIL = 1 << 14
 
 _READ = 1 << 16
 _PIPE = 1 << 19
+# How often a socket for what is large is read or written until others have their turn.
+_TURNS = 64
 
 _live: weakref.WeakSet[Wire] = weakref.WeakSet()
 
@@ -50,12 +54,14 @@ class Wire:
     :ivar total: bytes that came so far, on stderr too
     :ivar ended: whether its stdout has ended
     :ivar written: bytes that the process has taken
+    :ivar passes_descriptors: whether its stdin is a socket, by which others can be passed
     """
 
-    def __init__(self, argv: Sequence[str], detached: bool) -> None:
+    def __init__(self, argv: Sequence[str], detached: bool, passes_descriptors: bool) -> None:
         """Start the process.
 
         :param detached: let it keep its stderr when this side closes its ends
+        :param passes_descriptors: make its stdin a socket, by which others can be passed
         :raises OSError: if it cannot be started
         :raises ValueError: if the command line cannot be
         """
@@ -65,9 +71,12 @@ class Wire:
         self.written = 0
         self._sending: deque[Iterator[bytes]] = deque()
         self._unsent = memoryview(b"")
+        self._held: _Accompanied | None = None
         self._stderr = bytearray()
         self._lock = threading.RLock()
         self._fds: dict[str, int] = {}
+        self.passes_descriptors = passes_descriptors
+        self._lent: dict[int, Lent] = {}
         self._poll = select.poll()
         _live.add(self)
         try:
@@ -81,7 +90,10 @@ class Wire:
         far: list[int] = []
         try:
             self._fds["wake"], self._fds["poke"] = os.pipe()
-            far_in, self._fds["stdin"] = os.pipe()
+            if self.passes_descriptors:
+                far_in, self._fds["stdin"] = _sockets()
+            else:
+                far_in, self._fds["stdin"] = os.pipe()
             far.append(far_in)
             self._fds["stdout"], far_out = os.pipe()
             far.append(far_out)
@@ -93,7 +105,8 @@ class Wire:
                 far.append(far_err)
             for fd in self._fds.values():
                 os.set_blocking(fd, False)
-            _enlarge(self._fds["stdin"])
+            if not self.passes_descriptors:
+                _enlarge(self._fds["stdin"])
             # A session of its own: Ctrl-C shall reach the call as a frame, not kill ssh or sudo first.
             self._process = subprocess.Popen(
                 argv, stdin=far_in, stdout=far_out, stderr=far_err, start_new_session=True, env=_environment()
@@ -140,11 +153,34 @@ class Wire:
         if "stdin" in self._fds:
             self._poll.register(self._fds["stdin"], select.POLLOUT)
 
+    def lend(self, frame: bytes, use: Callable[[int], bulk.Sender | bulk.Receiver], moved: Callable[[int], object]) -> Lent:
+        """Queue a frame with the descriptor of one end of a new socket; this side has the other.
+
+        :param use: gets that
+        :param moved: is told how many bytes have gone or come
+        """
+        far, near = _sockets()
+        os.set_blocking(near, False)
+        lent = self._lent[near] = Lent(near, use(near), moved, self._take_back)
+        self._poll.register(near, select.POLLOUT if isinstance(lent.user, bulk.Sender) else select.POLLIN)
+        self.send(iter([_Accompanied.of(frame, far)]))
+        return lent
+
+    def _take_back(self, fd: int) -> None:
+        del self._lent[fd]
+        try:
+            self._poll.unregister(fd)
+        except KeyError:
+            pass
+
     def pump(self, seconds: float | None) -> bool:
         """One turn of waiting, reading and writing; false if nothing happened in time."""
         found = self._poll.poll(None if seconds is None else min(seconds * 1000, LONGEST_POLL))
         names = {fd: name for name, fd in self._fds.items()}
         for fd, _ in found:
+            if fd in self._lent:
+                self._lent[fd].turn()
+                continue
             name = names[fd]
             if name == "stdin":
                 self._write()
@@ -198,10 +234,14 @@ class Wire:
         try:
             while True:
                 if not self._unsent:
-                    piece = self._next_piece()
+                    piece = self._held or self._next_piece()
                     if piece is None:
                         self._poll.unregister(self._fds["stdin"])
                         return
+                    if isinstance(piece, _Accompanied):
+                        self._held = piece
+                        piece = piece.send(self._fds["stdin"])
+                        self._held = None
                     self._unsent = memoryview(piece)
                 written = os.write(self._fds["stdin"], self._unsent)
                 self.written += written
@@ -211,7 +251,7 @@ class Wire:
         except OSError:
             # A broken pipe is no news: the end of stdout follows, with the reason on stderr.
             self._sending.clear()
-            self._unsent = memoryview(b"")
+            self._held, self._unsent = None, memoryview(b"")
             self._close("stdin")
 
     def _next_piece(self) -> bytes | None:
@@ -237,6 +277,8 @@ class Wire:
 
     def forget(self) -> None:
         """Close the descriptors and nothing more."""
+        for lent in list(self._lent.values()):
+            lent.close()
         for name in list(self._fds):
             self._close(name)
         _live.discard(self)
@@ -284,6 +326,80 @@ class Wire:
         finally:
             os.close(fd)
         return self._process.poll() is not None
+
+
+class Lent:
+    """This side's end of a socket of which a call has the other.
+
+    :ivar user: what it is read or written by
+    """
+
+    def __init__(
+        self, fd: int, user: bulk.Sender | bulk.Receiver, moved: Callable[[int], object], closed: Callable[[int], object]
+    ) -> None:
+        self.user = user
+        self._fd = fd
+        self._moved, self._closed = moved, closed
+
+    def turn(self, times: int = _TURNS) -> bool:
+        """Read or write what can be; whether there may be more."""
+        try:
+            for _ in range(times):
+                size = self.user.turn()
+                self._moved(size)
+                if self.user.is_done or not size:
+                    break
+            else:
+                return True
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # the call is no more, and that will be told
+        self.close()
+        return False
+
+    def finish(self) -> None:
+        """Take what has come, and close."""
+        while isinstance(self.user, bulk.Receiver) and self.turn():
+            pass
+        self.close()
+
+    def close(self) -> None:
+        """Also in a child that the caller has forked, which has copies of all descriptors."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._closed(fd)
+            os.close(fd)
+
+
+class _Accompanied(bytes):
+    """A frame, and a descriptor that goes with it and is closed here when it is on its way."""
+
+    fd: int
+
+    @classmethod
+    def of(cls, frame: bytes, fd: int) -> _Accompanied:
+        made = cls(frame)
+        made.fd = fd
+        return made
+
+    def send(self, wire: int) -> bytes:
+        """What could not be written at once of the frame; its descriptor goes with the first byte.
+
+        :raises OSError: if that cannot be written, BlockingIOError too
+        """
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(wire)) as end:
+            written = socket.send_fds(end, [self], [self.fd])
+        os.close(self.fd)
+        return self[written:]
+
+
+def _sockets() -> tuple[int, int]:
+    """Two connected ones, the far end first."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, bulk.BUFFER)
+    return ends[0].detach(), ends[1].detach()
 
 
 def _nameless_file() -> int:

@@ -27,6 +27,7 @@ MODULES = (
     "watch",
     "standin",
     "resources",
+    "bulk",
     "shipped",
     "failure",
     "rebuild",

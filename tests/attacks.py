@@ -322,6 +322,18 @@ def read_environment(target: dict[str, Any]) -> list[str]:
     return found
 
 
+def _what_comes_by(answers: socket.socket) -> list[str]:
+    """A pair's end that only the supervisor has the other of: nothing comes by it, and no descriptor gets over there."""
+    found = []
+    if answers.family != socket.AF_UNIX or answers.getpeername():
+        found.append(f"3 is connected with {answers.getpeername()!r}")
+    try:
+        found.append(f"3 tells {answers.recv(100, socket.MSG_DONTWAIT)!r}")
+    except BlockingIOError:
+        pass
+    return found
+
+
 def use_descriptors(target: dict[str, Any]) -> list[str]:
     import fcntl
     import stat
@@ -336,7 +348,10 @@ def use_descriptors(target: dict[str, Any]) -> list[str]:
         if fd == 0:
             if not (stat.S_ISCHR(mode) or stat.S_ISREG(mode)):
                 found.append("0 is no file")
-        elif fd > 3 or not stat.S_ISFIFO(mode) or readable:
+        elif fd == 3 and stat.S_ISSOCK(mode):
+            with socket.socket(fileno=os.dup(fd)) as answers:
+                found += _what_comes_by(answers)
+        elif fd >= 3 or not stat.S_ISFIFO(mode) or readable:
             found.append(f"{fd} {oct(mode)}")
     return found
 

@@ -729,7 +729,8 @@ def test_the_end_of_the_transport_is_the_end_of_all(number: int, tmp_path: Path)
     strict = Confinement.strict(write=[tmp_path], timeout=600)
     pid = deliver(asynchronous=True, confinement=strict)(multiply)(str(tmp_path), mark)
     assert conftest.wait_until((tmp_path / "ready").exists)
-    assert len(conftest.processes_with(mark)) == 3
+    # Their descriptors are closed by execve(2) before /proc shows the new environment.
+    assert conftest.wait_until(lambda: len(conftest.processes_with(mark)) == 3)
     os.kill(pid, number)
     assert conftest.wait_until(lambda: not conftest.processes_with(mark))
     assert conftest.wait_until(lambda: not conftest.is_alive(pid))

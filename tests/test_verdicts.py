@@ -616,7 +616,7 @@ def _raise_memory_error(size: int) -> None:
 
 def test_answer_that_cannot_be_packed_for_want_of_memory_says_so() -> None:
     with pytest.raises(MemoryLimitExceeded, match="while the answer was packed"):
-        deliver(limits=Limits(memory="256M"))(bytes)(200 * MEBIBYTE)
+        deliver(limits=Limits(memory="256M"))(lambda: "x" * 200 * MEBIBYTE)()
 
 
 def test_idle_threads_are_not_taken_for_memory() -> None:

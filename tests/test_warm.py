@@ -607,15 +607,20 @@ def test_many_calls_leave_nothing_behind() -> None:
         list(executor.map(add, range(50)))
 
         def held() -> tuple[int, ...]:
-            """Descriptors here and there, threads, and the supervisor's children, once four wait for calls."""
-            children = Path(f"/proc/{pid}/task/{pid}/children")
-            assert conftest.wait_until(lambda: len(children.read_text().split()) == 4)
-            return len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{pid}/fd")), threading.active_count()
+            """Descriptors here and there, threads, and the supervisor's children."""
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            here, there = len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{pid}/fd"))
+            return here, there, threading.active_count(), len(children)
 
-        before = held()
+        def held_at_last() -> tuple[int, ...]:
+            """Four wait for calls, and none is ending any more."""
+            assert conftest.wait_until(lambda: held()[-1] == 4 and held() == (time.sleep(0.1), held())[1])
+            return held()
+
+        before = held_at_last()
         for number, value in enumerate(executor.map(add, range(CALLS), buffersize=50)):
             assert value == number + 1
-        assert held() == before
+        assert held_at_last() == before
         assert executor.submit(processes).receipt().pid == pid, "it was one session throughout"
 
 

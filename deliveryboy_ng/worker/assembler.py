@@ -3,7 +3,7 @@
 Contract: argv[1] is the session's nonce.  Everything below this docstring is the text behind ``-c``; it is compiled at
 every start, so it is short.  It greets on stdout with one line ::
 
-    =NONCE<hello PROTOCOL HEXVERSION MAGIC TTY
+    =NONCE<hello PROTOCOL HEXVERSION MAGIC TTY SOCKET
 
 (also on a Python too old to do more, so that the near side can say so), reads from stdin one line and the worker ::
 
@@ -22,7 +22,8 @@ try:
     m = m.hex()
 except ImportError:
     m = ""
-posix.write(1, ("=%s<hello 1 %x -%s %d\n" % (n, sys.hexversion, m, posix.isatty(0) or posix.isatty(1))).encode())
+s = posix.fstat(0).st_mode >> 12 == 12
+posix.write(1, ("=%s<hello 1 %x -%s %d %d\n" % (n, sys.hexversion, m, posix.isatty(0) or posix.isatty(1), s)).encode())
 try:
     import _ctypes, faulthandler, select
 except ImportError:

@@ -6,6 +6,8 @@ the reply: records of one status byte, the payload's size in 8 bytes, the payloa
 
     I value       what a generator function has made; before the last record
     A text    what is enforced from here on, line by line; the first record if there is one, and never the last
+    B sizes   how large the pieces are that R does not hold; it waits then for a socket to come through descriptor 3, and writes
+              them there before R (bulk.py); if none comes, it says B once more, without sizes, and R holds all
     R value       the function returned            X records  it raised: records as failure.py makes them
     U text        it returned what cannot travel   L records  box could not be unpacked
     E text        the call cannot be prepared as asked; the function has not run
@@ -21,7 +23,7 @@ import marshal
 import posix
 import sys
 
-from . import rebuild, shipped, system
+from . import bulk, rebuild, shipped, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 STATUS_SIZE = 9
 LONGEST_PREFACE = 1 << 16
 REPLY_FD, FEED_FD = 3, 4
+# Of a box: its modules, its body, and what is said of large pieces that come by a socket.
+MODULES, BODY, LARGE = range(3)
 # Exit codes of the worker's own: it failed itself, or an interrupt came when the function had already returned.
 FAILED = 70
 INTERRUPTED_TOO_LATE = 71
@@ -38,6 +42,7 @@ _form: "Any" = rebuild  # how answers are packed: as pickles, or, for a caller t
 _ahead: "list[str] | None" = None  # what a process is held to that has been prepared before its call came
 # In a template, and in what is forked from it: what it is held to.
 prepared: "list[str] | None" = None
+bulk_fd = -1  # the socket that large arguments come by
 current: "Any" = None  # the function this process runs; delivered functions that meet themselves run in place
 
 
@@ -71,27 +76,35 @@ class Pipes:
     :ivar far: the ends of its stdout, stderr and reply that it writes to, and for one that waits for its call, a socket
     :ivar given: of its input, the inode and the bytes
     :ivar keeps_others: whether other descriptors are the caller's: what an initializer has opened
+    :ivar by_socket: whether the reply's is a socket, through which another can come
     """
 
     keeps_others = False
+    by_socket = False
 
     def __init__(self, stdin: int, detached: bool, given: int = 0) -> None:
         self.stdin = stdin
         self.given = (posix.fstat(stdin).st_ino, given)
         self._closed = False
+        self._socket = -1
         self.near: "list[int]" = []
         self.far: "list[int]" = []
         try:
-            for _ in range(3):
+            for place in range(1, 4):
                 if detached:
                     self.far.append(posix.open("/dev/null", posix.O_WRONLY))
                 else:
-                    read, write = posix.pipe()
+                    read, write = system.socketpair() if self.by_socket and place == REPLY_FD else posix.pipe()
                     self.near.append(read)
                     self.far.append(write)
         except OSError:
             self.close()
             raise
+
+    def take_in(self, socket: int) -> None:
+        """The call gets it as well; its large arguments come by it."""
+        self._socket = len(self.far) + 1
+        self.far.append(socket)
 
     def close(self) -> None:
         """Nobody will use them."""
@@ -102,7 +115,7 @@ class Pipes:
     def of(cls, files: "list[int]") -> "Pipes":
         """The same in another process, of descriptors that were sent there."""
         pipes = cls.__new__(cls)
-        pipes.stdin, pipes.far, pipes.near, pipes.given, pipes._closed = files[0], files[1:], [], (0, 0), False
+        pipes.stdin, pipes.far, pipes.near, pipes.given, pipes._closed, pipes._socket = files[0], files[1:], [], (0, 0), False, -1
         pipes.keeps_others = True
         return pipes
 
@@ -125,6 +138,8 @@ class Pipes:
             wanted = [_above(fd, len(wanted)) for fd in wanted]
         for place, fd in enumerate(wanted):
             posix.dup2(fd, place, inheritable=place < REPLY_FD)
+        global bulk_fd
+        bulk_fd = self._socket
         if self.keeps_others:
             for fd in self.own_ends():
                 if fd >= len(wanted):
@@ -182,7 +197,7 @@ class Refusal(Exception):
 def main(setup: "dict[str, Any]", box: "list[bytes]", pipes: Pipes, parent: int) -> None:
     """Run one call to its end; never returns.
 
-    :param box: the modules and the body; emptied, so that this process does not keep what it has unpacked
+    :param box: see :data:`MODULES`; emptied, so that this process does not keep what it has unpacked
     """
     code = FAILED
     try:
@@ -218,7 +233,7 @@ def run(setup: "dict[str, Any]", box: "list[bytes]") -> int:
     # Given back at once when memory is refused: what has to be done then needs some.
     spare = [bytearray(_SPARE)] if setup["limits"] else []
     try:
-        limit = _limiter(setup, sum(map(len, box)) if setup["guard"] else 0)
+        limit = _limiter(setup, box)
         if _ahead is not None:
             held, packages = _ahead, None
         else:
@@ -263,7 +278,7 @@ def run(setup: "dict[str, Any]", box: "list[bytes]") -> int:
     if setup["template"]:
         _become_template(held)
     try:
-        reply = _form.dumps(value)
+        reply = _pack_apart(value) if setup["bulk"] else _form.dumps(value)
     except MemoryError as error:
         spare.clear()
         value = None
@@ -272,6 +287,15 @@ def run(setup: "dict[str, Any]", box: "list[bytes]") -> int:
     except BaseException as error:
         return _reply(b"U", _why(error), _leave)
     return _reply(b"R", reply, _leave)
+
+
+def weight(box: "list[bytes]") -> int:
+    """Bytes that it takes up twice, packed and unpacked; large pieces arrive where they stay."""
+    return sum(map(len, box)) + _large(box) // 2
+
+
+def _large(box: "list[bytes]") -> int:
+    return sum(size for _, size in bulk.expected(box[LARGE])) if box[LARGE] else 0
 
 
 def rehearse(setup: "dict[str, Any]") -> None:
@@ -490,9 +514,25 @@ def _prepare_streams() -> None:
 
 
 def _unpack(box: "list[bytes]") -> "Any":
+    large = box.pop()
     shipped.install(marshal.loads(box.pop(0)))
-    function, args, kwargs = rebuild.loads(box.pop())
+    if not large:
+        function, args, kwargs = rebuild.loads(box.pop())
+    else:
+        pieces = iter(bulk.Receiver(bulk_fd, bulk.expected(large)))
+        function, args, kwargs = rebuild.loads(box.pop() or next(pieces), pieces)
+        posix.close(bulk_fd)
     return function, args, kwargs
+
+
+def _pack_apart(value: object) -> "Any":
+    """The answer, as bytes or, if there is much of it, in parts."""
+    parts = bulk.Parts()
+    if _form is rebuild:
+        rebuild.dump(value, parts)
+    else:
+        parts.write(_form.dumps(value))
+    return parts if parts.settle() else parts.body
 
 
 def _call(function: "Any", args: "Any", kwargs: "Any") -> "Any":
@@ -550,15 +590,18 @@ def _text_of(error: BaseException) -> str:
     return failure.text_of(error)
 
 
-def _limiter(setup: "dict[str, Any]", given: int) -> "Any":
+def _limiter(setup: "dict[str, Any]", box: "list[bytes]") -> "Any":
     """The function that sets the limits: counted from what this process has now, its packed box included.
 
-    Later that is replaced by what was in it; a call that is limited before needs room for both, *given* bytes more.
+    Later that is replaced by what was in it; a call that is limited before needs room for both.
     """
     asked = setup["limits"]
     if not asked:
         return list
     from . import limits
+
+    large = _large(box)
+    given = sum(map(len, box)) + large if setup["guard"] else 0
 
     try:
         resident, shared = system.memory_of_this_process()[:2]
@@ -567,7 +610,7 @@ def _limiter(setup: "dict[str, Any]", given: int) -> "Any":
 
     def limit() -> "list[str]":
         try:
-            return limits.apply(asked, setup["grace"], resident - shared, given)
+            return limits.apply(asked, setup["grace"], resident - shared + (0 if given else large), given)
         except limits.CannotEnforce as error:
             raise Refusal(str(error)) from None
 
@@ -679,7 +722,7 @@ def _note_interrupt(number: int, frame: object) -> None:
     _interrupts.append(number)
 
 
-def _reply(status: bytes, payload: bytes, first: "Any" = None) -> int:
+def _reply(status: bytes, payload: "Any", first: "Any" = None) -> int:
     if first is not None:
         first()
     if _replier[0] != posix.getpid():
@@ -687,11 +730,30 @@ def _reply(status: bytes, payload: bytes, first: "Any" = None) -> int:
     if _replier[1] != _identity():
         posix.write(2, b"deliveryboy: the function closed descriptor 3, over which its answer goes\n")
         return FAILED
-    _send(status, payload)
+    if isinstance(payload, bulk.Parts):
+        _send_in_parts(status, payload)
+    else:
+        _send(status, payload)
     return INTERRUPTED_TOO_LATE if _interrupts or _signal.SIGINT in _signal.sigpending() else 0
 
 
-def _send(status: bytes, payload: bytes) -> None:
-    for part in (memoryview(status + len(payload).to_bytes(8, "big")), memoryview(payload)):
-        while part:
-            part = part[posix.write(REPLY_FD, part) :]
+def _send_in_parts(status: bytes, parts: bulk.Parts) -> None:
+    _send(b"B", bulk.announced(parts.large))
+    socket = bulk.receive_descriptor(REPLY_FD)
+    if socket < 0:
+        _send(b"B")
+        _send(status, *parts.whole())
+        return
+    try:
+        bulk.send_all(socket, parts.large)
+    except OSError:
+        pass  # the caller does not want it any more
+    posix.close(socket)
+    _send(status, parts.body)
+
+
+def _send(status: bytes, *payload: "Any") -> None:
+    for part in (status + sum(map(len, payload)).to_bytes(8, "big"), *payload):
+        left = memoryview(part)
+        while left:
+            left = left[posix.write(REPLY_FD, left) :]

@@ -5,6 +5,7 @@ Contract: far side, standard library only, Python 3.8+.
 
 import posix
 import select
+import sys
 import time
 
 from . import frames
@@ -18,6 +19,9 @@ READ = 1 << 16
 BACKLOG = 1 << 20
 # Seconds that a frame may wait for company.
 _LONGEST_WAIT = 0.002
+# Bytes of ancillary data with a descriptor or two (cmsg(3)).
+_ROOM = 64
+_SOCKET = 0o14  # inode(7)
 
 
 class Channel:
@@ -25,6 +29,8 @@ class Channel:
 
     :ivar broken: nobody is there to write to any more
     :ivar detached: all has been said that will be
+    :ivar passes_descriptors: whether descriptors can come with what comes
+    :ivar descriptors: what has come with frames of kind ATTACH, in their order
     """
 
     def __init__(self, nonce: bytes, lane: str, poll: "Any") -> None:
@@ -36,8 +42,11 @@ class Channel:
         self._waiting = 0
         self._poll = poll
         self._asked = 0
+        self._socket: "Any" = None
+        self.descriptors: "list[int]" = []
         self._due: "float | None" = None
         self.broken = self.detached = False
+        self.passes_descriptors = posix.fstat(0).st_mode >> 12 == _SOCKET
         posix.set_blocking(1, False)
         # An error alone is reported without asking for it: so a broken wire is noticed while nothing is written.
         poll.register(1, 0)
@@ -55,12 +64,26 @@ class Channel:
     def read(self) -> bytes:
         """What has come, nothing at the end."""
         try:
-            data = posix.read(0, READ)
+            data = posix.read(0, READ) if self._socket is None else self._receive()
         except OSError:
             data = b""
         if not data:
             self._poll.unregister(0)
         return data
+
+    def ask_for_socket(self, number: int) -> None:
+        """Have the near side send a descriptor of one, for the bulk of that call."""
+        if self._socket is None:
+            import _socket
+
+            self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fileno=0)
+        self.send(frames.BULK, number)
+
+    def _receive(self) -> bytes:
+        data, words, _, _ = self._socket.recvmsg(READ, _ROOM)
+        for _, _, packed in words:
+            self.descriptors += [int.from_bytes(packed[at : at + 4], sys.byteorder) for at in range(0, len(packed) - 3, 4)]
+        return bytes(data)
 
     def send(self, kind: int, number: int, payload: bytes = b"", waits: bool = False) -> None:
         """:param waits: it is nobody's hurry; with the next that is, the near side need not wake up once more for it"""

@@ -52,6 +52,10 @@ REPLY = 11
 VERDICT = 12
 REFUSED = 13
 ANSWERED = 14
+BULK = 15
+# near to far again
+LARGE = 16
+ATTACH = 17
 
 _HEADER = 10
 
@@ -124,7 +128,7 @@ class RawDecoder:
         while len(data) - start >= _HEADER:
             size = int.from_bytes(data[start : start + 4], "big")
             kind, more = data[start + 8], data[start + 9]
-            if size > LANES["binary"] or not HELLO < kind <= ANSWERED or more > 1:
+            if size > LANES["binary"] or not HELLO < kind <= ATTACH or more > 1:
                 raise FrameError("no frame: %r" % data[start : start + 80])
             stop = start + _HEADER + size
             if stop > len(data):

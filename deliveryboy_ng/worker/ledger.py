@@ -4,6 +4,7 @@ Contract: far side, standard library only, Python 3.8+.
 """
 
 from . import call as call_process
+from . import frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ class Call:
         self.pid = 0
         self.pipes: "dict[int, str]" = {}
         self.interrupts = 0
+        # What its large pieces come on; whether those of its answer are announced, and a socket for them has been asked for.
+        self.socket = -1
+        self.announced = self.asked = False
         # Bytes of each stream so far.
         self.seen = {"stdout": 0, "stderr": 0}
         # Of the answer: the head of the present record, and bytes of it that are to come.
@@ -51,10 +55,24 @@ class Call:
     def part(self, kind: int) -> bytes:
         return b"".join(self.parts.pop(kind, []))
 
+    def boxed(self) -> "list[bytes]":
+        """Its modules, its body, and what is said of the large pieces that come by the socket."""
+        return [self.part(frames.MODULES), self.part(frames.BODY), self.part(frames.LARGE)]
+
+    def put_back(self, given: bytes, box: "list[bytes]") -> None:
+        """It cannot start yet."""
+        kinds = (frames.INPUT, frames.MODULES, frames.BODY, frames.LARGE)
+        self.parts = {kind: [part] for kind, part in zip(kinds, [given, *box])}
+
     @property
     def answered(self) -> bool:
         """Whether the function is over and its reply on the way."""
-        return self.head != b"" and self.head[:1] not in b"AI"
+        return self.announced or (self.head != b"" and self.head[:1] not in b"AI")
+
+    @property
+    def wants_socket(self) -> bool:
+        """Whether it waits for one, to send the large pieces of its answer."""
+        return self.announced and not self.asked and self.head == b"" and self.of_record == 0
 
     @property
     def returned(self) -> bool:
@@ -74,7 +92,8 @@ class Call:
                 self.head += data[:taken]
                 if len(self.head) == call_process.STATUS_SIZE:
                     self.of_record = int.from_bytes(self.head[1:], "big")
-                    if self.head[:1] == b"I" or (self.head[:1] == b"A" and self.of_record <= call_process.LONGEST_PREFACE):
+                    if self.head[:1] == b"I" or (self.head[:1] in b"AB" and self.of_record <= call_process.LONGEST_PREFACE):
+                        self.announced = self.announced or self.head[:1] == b"B"
                         self.head = b""
             data = data[taken:]
 

@@ -105,18 +105,26 @@ def make_picklers() -> "list[Any]":
     return _picklers
 
 
-def loads(data: bytes) -> "Any":
-    """Unpickle a box, with this worker's own functions found where they are."""
+def loads(data: bytes, pieces: "Any" = None) -> "Any":
+    """Unpickle a box, with this worker's own functions found where they are.
+
+    :param pieces: what is large in it, in its order
+    """
     unpickler, _ = _picklers or make_picklers()
-    return unpickler(io.BytesIO(data)).load()
+    return unpickler(io.BytesIO(data), buffers=pieces).load()
 
 
 def dumps(value: object) -> bytes:
     """Pickle *value* for the caller; what was made here and exists only here is refused by name."""
     file = io.BytesIO()
+    dump(value, file)
+    return file.getvalue()
+
+
+def dump(value: object, file: "Any") -> None:
+    """The same, into a file."""
     _, pickler = _picklers or make_picklers()
     pickler(file, 5).dump(value)
-    return file.getvalue()
 
 
 def dumps_error(error: BaseException) -> bytes:

@@ -2,9 +2,9 @@
 
 Contract: far side, standard library only, Python 3.8+.  A spare is forked from the supervisor, in which nothing of the
 caller's has ever run, or from a template, which has imported and initialized what calls shall share.  It is ready but for
-what its call asks for, and gets that on descriptor 4, a socket: one byte, and with it the descriptors of its stdin and of a
-file with the sizes of setup, modules and body in 8 bytes each and these three; small ones come behind the byte instead of in
-a file.  At the end of input nobody wants it: it leaves.
+what its call asks for, and gets that on descriptor 4, a socket: one byte, which tells what descriptors come with it: its stdin,
+the socket for its large arguments, and a file with the sizes of setup and of the parts of its box in 8 bytes each and these
+themselves; small ones come behind the byte instead of in a file.  At the end of input nobody wants it: it leaves.
 
 A template gets, on its own socket, a byte and the descriptors of a spare to be, and forks it twice, so that it becomes the
 supervisor's child.  The spare then says a byte on its socket, with which the kernel tells who it is (SCM_CREDENTIALS).
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # Bytes of a call that go through the socket itself.
 _SMALL = 60000
-_SIZES = 24
+_SIZES = 32
+_WITH_INPUT, _WITH_SOCKET = 1, 2
 # Whoever kills them again and again shall not keep the supervisor busy.
 _MOST_DEATHS = 1000
 _POLLIN = 1
@@ -81,7 +82,7 @@ class Spare:
         for fd in self.near:
             posix.set_blocking(fd, False)
 
-    def feed(self, parts: "list[bytes]", given: bytes) -> bool:
+    def feed(self, parts: "list[bytes]", given: bytes, socket: int) -> bool:
         """Give it its call; false if it is no more."""
         import _socket
 
@@ -91,9 +92,10 @@ class Spare:
             if len(message) > _SMALL:
                 files.append(call_process.input_file(message))
                 message = b""
-            head = bytes((bool(given),))
-            rights = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in files)
-            self._feed.sendmsg([head, message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if files else [])
+            head = bytes((_WITH_INPUT * bool(given) + _WITH_SOCKET * (socket >= 0),))
+            passed = [*files[: bool(given)], *([socket] if socket >= 0 else []), *files[bool(given) :]]
+            rights = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in passed)
+            self._feed.sendmsg([head, message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if passed else [])
             if given:
                 self.pipes.given = (posix.fstat(files[0]).st_ino, len(given))
             return True
@@ -186,7 +188,7 @@ class Spares:
         if spare is not None:
             self._waiting.append(spare)
 
-    def take(self, setup: bytes, box: "list[bytes]", given: bytes) -> "Spare | None":
+    def take(self, setup: bytes, box: "list[bytes]", given: bytes, socket: int) -> "Spare | None":
         """One that has been given its call; None if there has to be a template's first.  Raises OSError."""
         # The next will most likely be like this one.
         self.expected = setup
@@ -196,7 +198,7 @@ class Spares:
                     return None
                 self.fill(False)
             spare = self._waiting.pop(0)
-            if spare.setup in (b"", setup) and spare.feed([b"" if spare.setup else setup, *box], given):
+            if spare.setup in (b"", setup) and spare.feed([b"" if spare.setup else setup, *box], given, socket):
                 return spare
             spare.close()
 
@@ -299,8 +301,8 @@ def wait_for_call(pipes: "call_process.Pipes", parent: int, expected: bytes, reh
         if rehearse:
             call_process.rehearse(setup)
         parts = _read()
-        setup = marshal.loads(parts.pop(0)) if parts[0] else setup
-        code = call_process.run(setup, parts[-2:])
+        packed = parts.pop(0)
+        code = call_process.run(marshal.loads(packed) if packed else setup, parts)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -311,12 +313,14 @@ def _read() -> "list[bytes]":
     import _socket
 
     socket = _socket.socket(fileno=call_process.FEED_FD)
-    data, files = _receive(socket, 1 << 16, 2)
+    data, files = _receive(socket, 1 << 16, 3)
     if not data:
         posix._exit(0)
-    has_input, data = data[0], data[1:]
-    if has_input:
+    comes, data = data[0], data[1:]
+    if comes & _WITH_INPUT:
         _put(files.pop(0), 0)
+    if comes & _WITH_SOCKET:
+        call_process.bulk_fd = files.pop(0)
     if files:
         data = _contents(files[0])
     wanted = _SIZES

@@ -5,9 +5,11 @@ Stdin carries frames to this side, stdout frames to the near side; stderr is lef
 imports anything of the caller's: that is done in the call process (call.py), whose output, reply and end it relays.
 When stdin ends, or the wire breaks, everything it started is killed and it leaves.
 
-Frames of a call, to here:     SETUP (marshalled dict), MODULES (marshalled dict), BODY (pickle), INPUT (stdin), START
-                               SIGNAL b"interrupt", b"terminate [SECONDS]" or b"kill"
-Frames of a call, from here:   STARTED pid host, STDOUT, STDERR, REPLY, ANSWERED, VERDICT key=value ..., REFUSED text
+Frames of a call, to here:     SETUP (marshalled dict), MODULES (marshalled dict), BODY (pickle), INPUT (stdin), START,
+                               SIGNAL b"interrupt", b"terminate [SECONDS]" or b"kill",
+                               LARGE (kinds and sizes of what BODY does not hold), ATTACH (with a socket's descriptor)
+Frames of a call, from here:   STARTED pid host, STDOUT, STDERR, REPLY, ANSWERED, VERDICT key=value ..., REFUSED text,
+                               BULK (a socket is wanted: for what is LARGE, or for what the reply has announced)
 """
 
 import _signal  # type: ignore[import-not-found]
@@ -17,8 +19,8 @@ import select
 import sys
 import time
 
+from . import bulk, channel, frames, ledger, system
 from . import call as call_process
-from . import channel, frames, ledger, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class Supervisor:
         self.wake = self._watch_signals()
         self.poll.register(self.wake, select.POLLIN)
         self.channel = channel.Channel(nonce, lane, self.poll)
+        call_process.Pipes.by_socket = self.channel.passes_descriptors and system.can_pair_sockets()
 
     @staticmethod
     def _watch_signals() -> int:
@@ -116,16 +119,37 @@ class Supervisor:
             if kind == frames.SIGNAL:
                 self._signal_call(number, payload)
                 continue
+            if kind == frames.ATTACH:
+                self._attach(self.calls.get(number))
+                continue
             call = self.calls.setdefault(number, ledger.Call(number))
             call.parts.setdefault(kind, []).append(payload)
             if kind == frames.SETUP and not more:
                 self._set_up(call)
+            elif kind == frames.LARGE and not more:
+                self.channel.ask_for_socket(number)
             elif kind == frames.START:
                 self._start(call)
 
     def _set_up(self, call: ledger.Call) -> None:
         call.packed_setup = call.part(frames.SETUP)
         call.setup = marshal.loads(call.packed_setup)
+
+    def _attach(self, call: "ledger.Call | None") -> None:
+        """A socket has come that was asked for: hand it on.  Its bytes are none of this process's business."""
+        fd = self.channel.descriptors.pop(0) if self.channel.descriptors else -1
+        if call is not None and not call.pid:
+            call.socket = fd
+            return
+        try:
+            for reply, stream in call.pipes.items() if call is not None else ():
+                if stream == "reply":
+                    bulk.send_descriptor(reply, fd)
+        except OSError:
+            pass  # it has ended
+        finally:
+            if fd >= 0:
+                posix.close(fd)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
@@ -135,14 +159,16 @@ class Supervisor:
             self._serve_queue(self.spares)
             return
         given = call.part(frames.INPUT)
-        box = [call.part(frames.MODULES), call.part(frames.BODY)]
+        box = call.boxed()
         try:
-            if system.broken:
-                raise OSError(system.broken)
+            self._check_start(call, box)
             self._make_ready(call.setup)
             pipes = call_process.Pipes(call_process.input_file(given), bool(call.setup["detached"]), len(given))
             # What is held here behind the fork would be the call's, too.
             del given
+            if call.socket >= 0:
+                pipes.take_in(call.socket)
+                call.socket = -1
             if call.setup["template"]:
                 pipes.far.append(self._template_socket())
             call.pipes = self._start_anew(call, pipes, box)
@@ -151,10 +177,19 @@ class Supervisor:
             return
         if call.setup["template"]:
             self._install_template(call)
-        self._note_start(call, sum(map(len, box)))
+        self._note_start(call, box)
+
+    @staticmethod
+    def _check_start(call: ledger.Call, box: "list[bytes]") -> None:
+        if system.broken:
+            raise OSError(system.broken)
+        if box[call_process.LARGE] and call.socket < 0:
+            raise OSError("the socket for large arguments did not arrive: too many open files")
 
     def _refuse(self, call: ledger.Call, reason: str) -> None:
         self.channel.send(frames.REFUSED, call.number, reason.encode())
+        if call.socket >= 0:
+            posix.close(call.socket)
         del self.calls[call.number]
         self.stop = self.stop or bool(call.setup["last"])
 
@@ -168,25 +203,26 @@ class Supervisor:
         while self.queue and (waiting.is_ready or system.broken):
             call = self.queue.pop(0)
             given = call.part(frames.INPUT)
-            box = [call.part(frames.MODULES), call.part(frames.BODY)]
+            box = call.boxed()
             try:
-                if system.broken:
-                    raise OSError(system.broken)
+                self._check_start(call, box)
                 self._make_ready(call.setup)
                 if call.setup["guard"] and not _are_apart():
                     waiting.keep_none()
-                spare = waiting.take(call.packed_setup, box, given)
+                spare = waiting.take(call.packed_setup, box, given, call.socket)
             except OSError as error:
                 self._refuse(call, "the far side cannot start a process: %s" % error)
                 continue
             if spare is None:
-                call.parts = {frames.INPUT: [given], frames.MODULES: [box[0]], frames.BODY: [box[1]]}
+                call.put_back(given, box)
                 self.queue.insert(0, call)
                 return
+            if call.socket >= 0:
+                posix.close(call.socket)
             call.pid, call.pipes, call.given, call.base = spare.pid, spare.near, spare.pipes.given, spare.base
-            self._note_start(call, sum(map(len, box)))
+            self._note_start(call, box)
 
-    def _note_start(self, call: ledger.Call, box: int) -> None:
+    def _note_start(self, call: ledger.Call, box: "list[bytes]") -> None:
         call.started = time.monotonic()
         timeout = call.setup["timeout"]
         if timeout is not None:
@@ -194,7 +230,7 @@ class Supervisor:
         # What is imported from here on is imported while the call process is busy anyway; wait4() needs resource.
         import resource  # noqa: F401
 
-        call.box = box
+        call.box = call_process.weight(box)
         if call.setup["limits"] or not call.setup["detached"]:
             call.next_look = call.started + (_FIRST_LOOK if call.setup["limits"] else _FIRST_IDLE_LOOK)
             if call.setup["confinement"] is not None:
@@ -334,6 +370,10 @@ class Supervisor:
         if call.answered or call.setup["stream"] or len(call.held) > call_process.LONGEST_PREFACE:
             # The preface alone is nobody's hurry: the near side need not wake up for it.
             self._send_held(call)
+        if call.wants_socket:
+            call.asked = True
+            self._send_held(call)
+            self.channel.ask_for_socket(call.number)
         if call.returned and call.is_done:
             self._settle(call)
 

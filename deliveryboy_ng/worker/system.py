@@ -18,7 +18,9 @@ PR_SET_CHILD_SUBREAPER = 36
 SIGKILL = 9
 _ENOSYS = 38
 _SPARE_PIDS = 64
-_MADV_COLLAPSE = 25
+_MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
+_AF_UNIX, _SOCK_STREAM, _SOCK_CLOEXEC = 1, 1, 0o2000000
+_SOL_SOCKET, _SO_PASSRIGHTS = 1, 83
 _HUGE_PAGE, _MUCH = 1 << 21, 1 << 23
 LONGEST_POLL = 2000000000  # milliseconds; poll(2) takes a C int
 PAGE = posix.sysconf("SC_PAGESIZE")
@@ -102,6 +104,59 @@ def use_huge_pages() -> None:
                 libc("madvise", start, stop // _HUGE_PAGE * _HUGE_PAGE - start, _MADV_COLLAPSE)
             except OSError:
                 pass  # so it has to do without
+
+
+def lay_in_huge_pages(view: memoryview) -> None:
+    """Let writable memory that nobody has touched yet lie in huge pages: half of what filling it costs is the page faults."""
+    try:
+        start = address_of(view)
+        stop = (start + len(view)) // PAGE * PAGE
+        start = -(-start // PAGE) * PAGE
+        libc("madvise", start, stop - start, _MADV_HUGEPAGE)
+    except (ImportError, OSError):
+        pass  # it works in small ones
+
+
+def address_of(view: "memoryview | bytearray") -> int:
+    """Where writable memory lies.
+
+    :raises ImportError: where Python has no ``_ctypes``
+    """
+    import _ctypes
+
+    if "byte" not in _checked:
+
+        class Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]
+            _type_ = "b"
+
+        _checked["byte"] = Byte
+    return int(_ctypes.addressof(_checked["byte"].from_buffer(view)))
+
+
+def can_pair_sockets() -> bool:
+    """Whether :func:`socketpair` works here."""
+    try:
+        import _ctypes  # noqa: F401
+    except ImportError:
+        return False
+    return sys.platform.startswith("linux")
+
+
+def socketpair() -> "tuple[int, int]":
+    """Two connected sockets, without the import of ``_socket``; nobody passes descriptors to the first (Linux 6.16).
+
+    :raises OSError: if there are none
+    """
+    ends = bytearray(8)
+    libc("socketpair", _AF_UNIX, _SOCK_STREAM | _SOCK_CLOEXEC, 0, address_of(ends))
+    first, second = (int.from_bytes(ends[start : start + 4], sys.byteorder) for start in (0, 4))
+    no = bytearray(4)
+    try:
+        # Whoever closes a descriptor that was passed to him may have to wait for what it belongs to.
+        libc("setsockopt", first, _SOL_SOCKET, _SO_PASSRIGHTS, address_of(no), len(no))
+    except OSError:
+        pass
+    return first, second
 
 
 def trim_heap() -> None:

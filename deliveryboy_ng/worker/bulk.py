@@ -1,0 +1,270 @@
+"""Large pieces of what is packed: kept apart from the rest, and carried by a socket of their own, from memory to memory.
+
+Contract: runs on both sides, standard library only, Python 3.8+.
+
+A pickler hands large bytes to its file as they are.  So they need not be copied, and the opcode before them is replaced by the
+one for a buffer that is to be had elsewhere (PEP 574).  Where there is no such socket the pickle is put together again as it
+was.  Memory that receives them is laid in huge pages, where it can be: that takes half the time.
+"""
+
+import io
+import posix
+import sys
+
+from . import system
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterator
+
+LEAST = 1 << 18
+"""Bytes of a piece that is worth a socket of its own."""
+
+BYTES, BYTEARRAY, VIEW = "b", "a", "v"
+MOST_AT_ONCE = 1 << 24
+# A socket's buffer: less waiting for each other (socket(7) names the limit).
+BUFFER = 1 << 19
+_NEXT_BUFFER, _READONLY_BUFFER = b"\x97", b"\x98"
+_BINBYTES, _BINBYTES8, _BYTEARRAY8 = b"B", b"\x8e", b"\x96"
+_HUGE = 1 << 22
+
+
+class Piece:
+    """One large object of a pickle.
+
+    :ivar head: what stands before it in a pickle that holds it
+    """
+
+    def __init__(self, kind: str, data: "Any", head: bytes) -> None:
+        self.kind, self.head = kind, head
+        self.view = memoryview(data) if kind != VIEW else data.raw()
+        self.size = len(self.view)
+
+    def freeze(self) -> None:
+        """Keep it as it is now, whatever its owner does to it."""
+        if not (self.kind == BYTES or self._is_frozen()):
+            room = Room(VIEW, self.size)
+            room.view[:] = self.view
+            self.view = memoryview(room.take())
+
+    def _is_frozen(self) -> bool:
+        return self.view.readonly and isinstance(self.view.obj, bytes)
+
+    @property
+    def stand_in(self) -> bytes:
+        """What stands in a pickle that does not hold it."""
+        return _NEXT_BUFFER + _READONLY_BUFFER * (self.kind == VIEW and self.view.readonly)
+
+
+class Parts:
+    """The file of a pickler, which keeps what is large apart.
+
+    :ivar large: what is large, once :meth:`settle` was called
+    :ivar pickle: the pickle without that
+    :ivar body: the same, or nothing where there is so much of it that it is itself the first of what is large
+    """
+
+    def __init__(self) -> None:
+        self._parts: "list[Any]" = []
+        self.large: "list[Piece]" = []
+        self.pickle = self.body = b""
+
+    def write(self, data: "Any") -> None:
+        kind = _kind_of(data)
+        if kind and self._parts and isinstance(self._parts[-1], bytes):
+            before = self._parts[-1]
+            size = memoryview(data).nbytes
+            for head in _heads(size) if size >= LEAST else ():
+                if before.endswith(head):
+                    self._parts[-1] = before[: -len(head)]
+                    self._parts.append(Piece(kind, data, head))
+                    return
+        self._parts.append(data if isinstance(data, bytes) else bytes(data))
+
+    def settle(self) -> bool:
+        """All has been written; tells whether there is anything large."""
+        self.large = [part for part in self._parts if isinstance(part, Piece)]
+        self.pickle = self.body = b"".join([part.stand_in if isinstance(part, Piece) else part for part in self._parts])
+        if not self.large:
+            self._parts = [self.pickle]
+        if len(self.pickle) >= LEAST:
+            self.large.insert(0, Piece(BYTES, self.pickle, b""))
+            self.body = b""
+        return bool(self.large)
+
+    def whole(self) -> "Iterator[Any]":
+        """The pickle with all that is in it, part by part."""
+        for part in self._parts:
+            if isinstance(part, Piece):
+                yield part.head
+                yield part.view
+            else:
+                yield part
+
+
+def _kind_of(data: "Any") -> str:
+    if type(data) is bytes:
+        return BYTES
+    if type(data) is bytearray:
+        return BYTEARRAY
+    return VIEW if type(data).__name__ == "PickleBuffer" else ""
+
+
+def _heads(size: int) -> "tuple[bytes, ...]":
+    long = size.to_bytes(8, "little")
+    return (_BINBYTES8 + long, _BYTEARRAY8 + long) + ((_BINBYTES + long[:4],) if size < 1 << 32 else ())
+
+
+class Room:
+    """Where a large object arrives; it is not copied any more.
+
+    :ivar view: what is to be filled
+    """
+
+    def __init__(self, kind: str, size: int) -> None:
+        self._kind = kind
+        if kind == BYTEARRAY:
+            self._made: "Any" = bytearray(size)
+            self.view = memoryview(self._made)
+        else:
+            # Nobody else refers to these bytes, so that the file takes them as its own, and gives them away again.
+            self._made = io.BytesIO(bytes(size))
+            self.view = self._made.getbuffer()
+        if size >= _HUGE:
+            system.lay_in_huge_pages(self.view)
+
+    def take(self) -> "Any":
+        """What has arrived; once."""
+        if self._kind == VIEW:
+            return self.view
+        self.view.release()
+        return self._made if self._kind == BYTEARRAY else self._made.getvalue()
+
+
+def announced(pieces: "list[Piece]") -> bytes:
+    """Kinds and sizes, for the other side."""
+    return " ".join("%s%d" % (piece.kind, piece.size) for piece in pieces).encode()
+
+
+def expected(text: bytes) -> "list[tuple[str, int]]":
+    """What :func:`announced` said.
+
+    :raises ValueError: if it says nothing of the kind
+    """
+    found = [(word[:1], int(word[1:])) for word in text.decode("ascii").split(" ")]
+    if not all(kind in (BYTES, BYTEARRAY, VIEW) and size > 0 for kind, size in found):
+        raise ValueError("no sizes: %r" % text[:200])
+    return found
+
+
+class Sender:
+    """The end of the socket that pieces are written to."""
+
+    def __init__(self, fd: int, pieces: "list[Piece]") -> None:
+        self.fd = fd
+        self._left = [piece.view for piece in reversed(pieces)]
+
+    def turn(self) -> int:
+        """Write what there is room for; tells how many bytes.
+
+        :raises OSError: BlockingIOError too
+        """
+        if not self._left:
+            return 0
+        written = posix.write(self.fd, self._left[-1][:MOST_AT_ONCE])
+        self._left[-1] = self._left[-1][written:]
+        if not self._left[-1]:
+            self._left.pop()
+        return written
+
+    @property
+    def is_done(self) -> bool:
+        return not self._left
+
+
+class Receiver:
+    """The end of the socket that pieces are read from.
+
+    :ivar arrived: those that are complete
+    """
+
+    def __init__(self, fd: int, sizes: "list[tuple[str, int]]") -> None:
+        self.fd = fd
+        self.arrived: "list[Any]" = []
+        self._sizes = sizes[::-1]
+        self._room: "Room | None" = None
+        self._rest = memoryview(b"")
+
+    def turn(self) -> int:
+        """Read what has come; tells how many bytes, none at the end.
+
+        :raises OSError: BlockingIOError too
+        """
+        if self._room is None:
+            if not self._sizes:
+                return 0
+            # Not before it is its turn: what is announced need not come.
+            self._room = Room(*self._sizes.pop())
+            self._rest = self._room.view
+        read = posix.readv(self.fd, [self._rest[:MOST_AT_ONCE]])
+        self._rest = self._rest[read:]
+        if not self._rest:
+            self._rest.release()
+            self.arrived.append(self._room.take())
+            self._room = None
+        return read
+
+    @property
+    def is_done(self) -> bool:
+        return self._room is None and not self._sizes
+
+    def __iter__(self) -> "Iterator[Any]":
+        """The pieces, in a process that may wait for each.
+
+        :raises EOFError: if the other side goes away
+        """
+        while not self.is_done:
+            seen = len(self.arrived)
+            while len(self.arrived) == seen:
+                if not self.turn():
+                    raise EOFError("the caller went away while the arguments were on their way")
+            yield self.arrived.pop()
+
+
+def send_all(fd: int, pieces: "list[Piece]") -> None:
+    """Write them, in a process that may wait.
+
+    :raises OSError: if nobody reads them
+    """
+    sender = Sender(fd, pieces)
+    while not sender.is_done:
+        sender.turn()
+
+
+def receive_descriptor(fd: int) -> int:
+    """The descriptor that comes through the socket *fd*, -1 if none does."""
+    import _socket
+
+    socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fileno=fd)
+    try:
+        _, words, _, _ = socket.recvmsg(1, _socket.CMSG_SPACE(4))
+    except OSError:
+        return -1
+    finally:
+        socket.detach()
+    return int.from_bytes(words[0][2][:4], sys.byteorder) if words else -1
+
+
+def send_descriptor(fd: int, passed: int) -> None:
+    """Send it, or, if it is -1, say that there is none; nobody waits for room.
+
+    :raises OSError: if that cannot be
+    """
+    import _socket
+
+    socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fileno=fd)
+    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, passed.to_bytes(4, sys.byteorder))] if passed >= 0 else []
+    try:
+        socket.sendmsg([b"+"], rights, _socket.MSG_DONTWAIT)
+    finally:
+        socket.detach()
