@@ -48,14 +48,15 @@ class Undecodable(ValueError):
     """What arrived is not what an encoder writes, or more than is taken."""
 
 
-def decode(data: bytes | bytearray | memoryview, accepts: Mapping[str, type]) -> Any:
+def decode(data: bytes | bytearray | memoryview, accepts: Mapping[str, type], pieces: Iterable[Any] = ()) -> Any:
     """The value that was encoded.
 
     :param accepts: classes of which instances may be made, by the names that the encoder was told
+    :param pieces: buffers that came apart from the rest: the large ones, if any did
     :raises Undecodable: if *data* makes no sense, or asks for anything else
     """
     try:
-        return _Decoder(memoryview(data), accepts).value()
+        return _Decoder(memoryview(data), accepts, list(pieces)).value()
     except RecursionError:
         raise Undecodable("it is nested too deeply") from None
     except Undecodable:
@@ -65,8 +66,9 @@ def decode(data: bytes | bytearray | memoryview, accepts: Mapping[str, type]) ->
 
 
 class _Decoder:
-    def __init__(self, data: memoryview, accepts: Mapping[str, type]) -> None:
+    def __init__(self, data: memoryview, accepts: Mapping[str, type], pieces: list[Any]) -> None:
         self.accepts = accepts
+        self.data = data
         size = int.from_bytes(data[:8], "big")
         if len(data) < 8 + size:
             raise Undecodable("it ends too early")
@@ -77,16 +79,20 @@ class _Decoder:
         if type(root) is not list or len(root) != 2 or type(root[1]) is not list:
             raise Undecodable("it is no encoded value")
         self.root, sizes = root
-        self.buffers: list[memoryview | None] = []
+        self.buffers: list[Any] = []
         place = 8 + size
+        total = len(data) + sum(map(len, pieces))
         for length in sizes:
+            if pieces and length == len(pieces[0]):
+                self.buffers.append(pieces.pop(0))
+                continue
             if type(length) is not int or length < 0 or place + length > len(data):
                 raise Undecodable("a buffer is missing")
             self.buffers.append(data[place : place + length])
             place += length
         self.numbered: list[Any] = []
         self.weights: dict[int, int] = {}
-        self.budget = _LEAST_BUDGET + 16 * len(data)
+        self.budget = _LEAST_BUDGET + 16 * total
         self.unfolded = 0
         self.depth = 0
 
@@ -115,7 +121,7 @@ class _Decoder:
         self.numbered.append(_UNFINISHED)
         return len(self.numbered) - 1
 
-    def buffer(self, number: Any) -> memoryview:
+    def buffer(self, number: Any) -> Any:
         """Each of them once: else a few bytes could ask for any number of copies."""
         if type(number) is not int or not 0 <= number < len(self.buffers):
             raise Undecodable("there is no such buffer")
@@ -341,6 +347,10 @@ def _collection(make: Callable[[list[Any]], Any], long: bool) -> Callable[[_Deco
     return decode
 
 
+def _as_bytearray(data: Any) -> bytearray:
+    return data if type(data) is bytearray else bytearray(data)
+
+
 def _bytes(make: Callable[[memoryview], Any]) -> Callable[[_Decoder, list[Any]], Any]:
     def decode(self: _Decoder, node: list[Any]) -> Any:
         made = make(self.buffer(node[1]))
@@ -483,7 +493,9 @@ def _array(self: _Decoder, node: list[Any]) -> Any:
         raise Undecodable("an array's shape does not fit its data")
     import numpy
 
-    made = _checked(numpy.frombuffer(bytearray(data), kind)).reshape(lengths, order=order)
+    # What came by itself is nobody else's, and can be written to.
+    memory = data if isinstance(data, memoryview) and not data.readonly and data.obj is not self.data.obj else bytearray(data)
+    made = _checked(numpy.frombuffer(memory, kind)).reshape(lengths, order=order)
     self.numbered.append(made)
     return made
 
@@ -573,7 +585,7 @@ _DECODERS: dict[str, Callable[[_Decoder, list[Any]], Any]] = {
     "instances": _instances,
     "each": _each,
     "bytes": _bytes(bytes),
-    "bytearray": _bytes(bytearray),
+    "bytearray": _bytes(_as_bytearray),
     "int": _big_int,
     "member": _member,
     "flags": _flags,

@@ -89,7 +89,7 @@ class Data:
         from . import decoding
 
         try:
-            return decoding.decode(data, self.accepts)
+            return decoding.decode(data, self.accepts, pieces)
         except decoding.Undecodable as error:
             raise _unreadable("returned, but what came is no data", error) from error
 

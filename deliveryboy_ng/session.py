@@ -134,6 +134,7 @@ class Reply:
         self._data = bytearray()
         self._before = b"ABI" if streams else b"AB"
         self._sizes: list[tuple[str, int]] = []
+        self._makes_sense = True
         self._receiver: bulk.Receiver | None = None
 
     def feed(self, data: bytes) -> None:
@@ -174,8 +175,8 @@ class Reply:
         self._receiver = None
         try:
             self._sizes = bulk.expected(record) if record else []
-        except ValueError as error:
-            raise frames.FrameError(str(error)) from None
+        except ValueError:
+            self._sizes, self._makes_sense = [], False
         self._check(sum(size for _, size in self._sizes), self._most)
 
     @property
@@ -194,20 +195,21 @@ class Reply:
 
     @property
     def status(self) -> bytes:
-        if self._announced() != len(self._data) - STATUS_SIZE or not (self._receiver is None or self._receiver.is_done):
-            return b""
-        return bytes(self._data[:1])
+        has_come = self._announced() == len(self._data) - STATUS_SIZE and (self._receiver is None or self._receiver.is_done)
+        return bytes(self._data[:1]) if has_come and self._makes_sense else b""
 
     @property
     def payload(self) -> bytes | memoryview:
         inline = memoryview(self._data)[STATUS_SIZE:]
-        return inline if inline or self._receiver is None else self._receiver.arrived[0]
+        return inline if inline or not self._apart else self._apart[0]
 
     @property
     def pieces(self) -> list[Any]:
-        if self._receiver is None:
-            return []
-        return self._receiver.arrived[len(self._data) == STATUS_SIZE :]
+        return self._apart[len(self._data) == STATUS_SIZE :]
+
+    @property
+    def _apart(self) -> list[Any]:
+        return [] if self._receiver is None else self._receiver.arrived
 
 
 @dataclass
@@ -557,7 +559,9 @@ class Session:
             return  # it has been killed
         wanted = bool(parcel.parts.large) if starts else reply.awaits_pieces
         if not parcel.setup["bulk"] or not wanted or len(exchange.lent) > (not starts):
-            raise frames.FrameError("a socket that nobody needs is asked for")
+            # Whoever asks for one that he does not need gets none.
+            self._wire.send(self._encoder.pieces(frames.ATTACH, number))
+            return
 
         def use(fd: int) -> bulk.Sender | bulk.Receiver:
             return bulk.Sender(fd, parcel.parts.large) if starts else reply.receive(fd)
@@ -566,7 +570,9 @@ class Session:
             if not starts:
                 exchange.ending.hear(frames.REPLY, size)
 
-        exchange.lent.append(self._wire.lend(self._encoder.encode(frames.ATTACH, number), use, moved))
+        lent = self._wire.lend(self._encoder.encode(frames.ATTACH, number), use, moved)
+        if lent is not None:
+            exchange.lent.append(lent)
         if starts:
             self._wire.send(self._encoder.pieces(frames.START, number))
 

@@ -72,6 +72,7 @@ class Wire:
         self._sending: deque[Iterator[bytes]] = deque()
         self._unsent = memoryview(b"")
         self._held: _Accompanied | None = None
+        self._passing: list[int] = []
         self._stderr = bytearray()
         self._lock = threading.RLock()
         self._fds: dict[str, int] = {}
@@ -153,16 +154,23 @@ class Wire:
         if "stdin" in self._fds:
             self._poll.register(self._fds["stdin"], select.POLLOUT)
 
-    def lend(self, frame: bytes, use: Callable[[int], bulk.Sender | bulk.Receiver], moved: Callable[[int], object]) -> Lent:
+    def lend(self, frame: bytes, use: Callable[[int], bulk.Sender | bulk.Receiver], moved: Callable[[int], object]) -> Lent | None:
         """Queue a frame with the descriptor of one end of a new socket; this side has the other.
+
+        If there can be no more descriptors here the frame goes without one, and the far side makes do.
 
         :param use: gets that
         :param moved: is told how many bytes have gone or come
         """
-        far, near = _sockets()
+        try:
+            far, near = _sockets()
+        except OSError:
+            self.send(iter([frame]))
+            return None
         os.set_blocking(near, False)
         lent = self._lent[near] = Lent(near, use(near), moved, self._take_back)
         self._poll.register(near, select.POLLOUT if isinstance(lent.user, bulk.Sender) else select.POLLIN)
+        self._passing.append(far)
         self.send(iter([_Accompanied.of(frame, far)]))
         return lent
 
@@ -241,6 +249,8 @@ class Wire:
                     if isinstance(piece, _Accompanied):
                         self._held = piece
                         piece = piece.send(self._fds["stdin"])
+                        self._passing.remove(self._held.fd)
+                        os.close(self._held.fd)
                         self._held = None
                     self._unsent = memoryview(piece)
                 written = os.write(self._fds["stdin"], self._unsent)
@@ -279,6 +289,8 @@ class Wire:
         """Close the descriptors and nothing more."""
         for lent in list(self._lent.values()):
             lent.close()
+        while self._passing:
+            os.close(self._passing.pop())
         for name in list(self._fds):
             self._close(name)
         _live.discard(self)
@@ -373,7 +385,7 @@ class Lent:
 
 
 class _Accompanied(bytes):
-    """A frame, and a descriptor that goes with it and is closed here when it is on its way."""
+    """A frame, and a descriptor that goes with it."""
 
     fd: int
 
@@ -388,10 +400,11 @@ class _Accompanied(bytes):
 
         :raises OSError: if that cannot be written, BlockingIOError too
         """
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(wire)) as end:
-            written = socket.send_fds(end, [self], [self.fd])
-        os.close(self.fd)
-        return self[written:]
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, wire)
+        try:
+            return self[socket.send_fds(end, [self], [self.fd]) :]
+        finally:
+            end.detach()
 
 
 def _sockets() -> tuple[int, int]:

@@ -30,15 +30,14 @@ _HUGE = 1 << 22
 
 
 class Piece:
-    """One large object of a pickle.
+    """One large object.
 
     :ivar head: what stands before it in a pickle that holds it
     """
 
-    def __init__(self, kind: str, data: "Any", head: bytes) -> None:
-        self.kind, self.head = kind, head
-        self.view = memoryview(data) if kind != VIEW else data.raw()
-        self.size = len(self.view)
+    def __init__(self, kind: str, view: memoryview, head: bytes = b"") -> None:
+        self.kind, self.view, self.head = kind, view, head
+        self.size = len(view)
 
     def freeze(self) -> None:
         """Keep it as it is now, whatever its owner does to it."""
@@ -53,14 +52,16 @@ class Piece:
     @property
     def stand_in(self) -> bytes:
         """What stands in a pickle that does not hold it."""
+        if not self.head:
+            return b""
         return _NEXT_BUFFER + _READONLY_BUFFER * (self.kind == VIEW and self.view.readonly)
 
 
 class Parts:
-    """The file of a pickler, which keeps what is large apart.
+    """The file of a pickler, or what else a value was packed to; it keeps what is large apart.
 
     :ivar large: what is large, once :meth:`settle` was called
-    :ivar pickle: the pickle without that
+    :ivar pickle: all without that
     :ivar body: the same, or nothing where there is so much of it that it is itself the first of what is large
     """
 
@@ -77,9 +78,17 @@ class Parts:
             for head in _heads(size) if size >= LEAST else ():
                 if before.endswith(head):
                     self._parts[-1] = before[: -len(head)]
-                    self._parts.append(Piece(kind, data, head))
+                    self._parts.append(Piece(kind, data.raw() if kind == VIEW else memoryview(data), head))
                     return
         self._parts.append(data if isinstance(data, bytes) else bytes(data))
+
+    def add(self, buffer: "Any") -> None:
+        """What is no part of a pickle."""
+        view = memoryview(buffer)
+        if len(view) < LEAST:
+            self._parts.append(bytes(buffer))
+        else:
+            self._parts.append(Piece(_kind_of(buffer) or VIEW, view))
 
     def settle(self) -> bool:
         """All has been written; tells whether there is anything large."""
@@ -88,7 +97,7 @@ class Parts:
         if not self.large:
             self._parts = [self.pickle]
         if len(self.pickle) >= LEAST:
-            self.large.insert(0, Piece(BYTES, self.pickle, b""))
+            self.large.insert(0, Piece(BYTES, memoryview(self.pickle)))
             self.body = b""
         return bool(self.large)
 

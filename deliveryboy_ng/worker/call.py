@@ -528,10 +528,7 @@ def _unpack(box: "list[bytes]") -> "Any":
 def _pack_apart(value: object) -> "Any":
     """The answer, as bytes or, if there is much of it, in parts."""
     parts = bulk.Parts()
-    if _form is rebuild:
-        rebuild.dump(value, parts)
-    else:
-        parts.write(_form.dumps(value))
+    _form.dump(value, parts)
     return parts if parts.settle() else parts.body
 
 

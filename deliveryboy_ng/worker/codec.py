@@ -21,6 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+    from . import bulk
+
 _json: "Any"
 try:
     # Not the json module, which costs ten times as much; and at once: later there may be no descriptor left to open it with.
@@ -37,6 +39,8 @@ _LARGEST_INT = 1 << 63
 _PLAIN_BELOW = 6
 # Lists shorter than that are not looked at for columns.
 _FEW = 8
+# Bytes of an array that is copied rather than looked at as it is.
+_COPIED = 1 << 16
 _SCALARS = frozenset((str, int, float, bool, type(None)))
 _PLAIN = _SCALARS | {list, dict}
 
@@ -70,6 +74,14 @@ def _name_accepted(kind: type) -> "str | None":
 def dumps(value: object) -> bytes:
     """The encoded value, whole; see :func:`encode`."""
     return b"".join(encode(value, _name_accepted))
+
+
+def dump(value: object, parts: "bulk.Parts") -> None:
+    """The same, and what is large in it apart from the rest."""
+    head, text, *buffers = encode(value, _name_accepted)
+    parts.write(head + text)
+    for buffer in buffers:
+        parts.add(buffer)
 
 
 def dumps_error(error: BaseException) -> bytes:
@@ -431,7 +443,13 @@ def _array(self: _Encoder, value: "Any", path: "Any", depth: int, below: int) ->
     if value.ndim > 32:
         raise Unencodable(path, "is a numpy array of %d dimensions" % value.ndim)
     order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
-    return ["array", [sys.byteorder, *dtype], list(value.shape), order, self.buffer(value.tobytes(order))]
+    return ["array", [sys.byteorder, *dtype], list(value.shape), order, self.buffer(_memory_of(value, order))]
+
+
+def _memory_of(array: "Any", order: str) -> "Any":
+    if array.nbytes < _COPIED or not array.flags.contiguous:
+        return array.tobytes(order)
+    return memoryview((array if order == "C" else array.T).reshape(-1).view("u1"))
 
 
 def _scalar(self: _Encoder, value: "Any", path: "Any", depth: int, below: int) -> object:

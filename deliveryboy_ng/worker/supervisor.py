@@ -166,11 +166,11 @@ class Supervisor:
             pipes = call_process.Pipes(call_process.input_file(given), bool(call.setup["detached"]), len(given))
             # What is held here behind the fork would be the call's, too.
             del given
+            if call.setup["template"]:
+                pipes.far.append(self._template_socket())
             if call.socket >= 0:
                 pipes.take_in(call.socket)
                 call.socket = -1
-            if call.setup["template"]:
-                pipes.far.append(self._template_socket())
             call.pipes = self._start_anew(call, pipes, box)
         except OSError as error:
             self._refuse(call, "the far side cannot start a process: %s" % error)

@@ -1,0 +1,354 @@
+"""Large arguments and results: how they travel, what they cost in memory, and what becomes of them when somebody dies or lies."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import conftest
+import numpy
+import pytest
+
+from deliveryboy_ng import (
+    CallDied,
+    Confinement,
+    DeliveryError,
+    DeliveryExecutor,
+    DeliveryTransportError,
+    Limits,
+    Receipt,
+    Verdict,
+    deliver,
+)
+from deliveryboy_ng.worker import bulk
+
+MEBIBYTE = 1 << 20
+DATA = bytes(range(256)) * (3 * MEBIBYTE // 256)
+NUMBERS = numpy.arange(400_000, dtype=float)
+
+
+def same(thing: Any) -> Any:
+    return thing
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays() -> Iterator[None]:
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    assert conftest.wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before), os.listdir("/proc/self/fd")
+
+
+def trusted(chain: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    return deliver(transport=chain, trust=True, **options)
+
+
+# --- what travels -----------------------------------------------------------------------------------------------------
+
+VALUES = {
+    "bytes": DATA,
+    "bytearray": bytearray(DATA),
+    "just large enough": DATA[: bulk.LEAST],
+    "just too small": DATA[: bulk.LEAST - 1],
+    "text": "ä" * MEBIBYTE,
+    "much that is small": [str(number) for number in range(100_000)],
+    "all together": {"a": DATA, "b": [bytearray(DATA), "x" * MEBIBYTE], "c": list(range(200_000)), "d": (DATA[1:],)},
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_large_values_come_back_as_they_were(chain: Any, name: str) -> None:
+    value = VALUES[name]
+    for trust in (True, None):
+        found = deliver(transport=chain, trust=trust, max_reply="100M")(same)(value)
+        assert found == value and type(found) is type(value)
+
+
+def arrays() -> dict[str, Any]:
+    fixed = NUMBERS.copy()
+    fixed.flags.writeable = False
+    square = NUMBERS.reshape(400, 1000)
+    return {
+        "doubles": NUMBERS,
+        "read only": fixed,
+        "by columns": square.T,
+        "every other": square[:, ::2],
+        "dates": numpy.arange(500_000).astype("datetime64[s]"),
+        "of one": numpy.zeros((1, 1, 300_000), "c8"),
+    }
+
+
+@pytest.mark.parametrize("trust", [True, False])
+@pytest.mark.parametrize("name", arrays())
+def test_arrays_come_back_as_they_were(name: str, trust: bool) -> None:
+    value = arrays()[name]
+    found = deliver(trust=trust)(same)(value)
+    assert found.dtype == value.dtype and found.shape == value.shape and (found == value).all()
+    assert found.flags.f_contiguous == value.flags.f_contiguous or name == "every other"
+    assert found.flags.writeable == (value.flags.writeable or not trust)
+
+
+def test_the_function_gets_what_was_given() -> None:
+    def looks(data: bytes, array: Any, text: bytearray) -> tuple[Any, ...]:
+        array[0] = -1.0
+        text += b"more"
+        return type(data), array[:2].tolist(), len(text)
+
+    text = bytearray(DATA)
+    assert deliver(looks)(DATA, NUMBERS, text) == (bytes, [-1.0, 1.0], len(DATA) + 4)
+    assert NUMBERS[0] == 0.0 and len(text) == len(DATA)
+
+
+@pytest.mark.parametrize("trust", [True, False])
+def test_what_is_one_object_stays_one(trust: bool) -> None:
+    first, second = deliver(trust=trust)(lambda data: [data, data])(DATA)
+    assert first is second
+    assert deliver(lambda first, second: first is second)(DATA, DATA)
+
+
+def test_large_values_travel_in_sessions_that_stay_open(tmp_path: Path) -> None:
+    for options in ({}, {"preload": ["json"]}):
+        with DeliveryExecutor(2, **options) as executor:
+            for found, value in zip(executor.map(same, VALUES.values()), VALUES.values(), strict=True):
+                assert found == value
+            deliveries = [executor.submit(same, DATA[number:]) for number in range(8)]
+            assert [len(delivery.result()) for delivery in deliveries] == [len(DATA) - number for number in range(8)]
+    with DeliveryExecutor(1, initializer=len, initargs=(DATA,)) as executor:
+        assert executor.submit(len, DATA).result() == len(DATA)
+
+
+def test_large_values_travel_to_confined_calls() -> None:
+    strict = deliver(confinement=Confinement.strict(), limits=Limits(memory="256M"), timeout=60)
+    assert strict(same)(DATA) == DATA
+    assert (strict(same)(NUMBERS) == NUMBERS).all()
+
+
+def test_large_values_travel_to_other_versions(other_python: str) -> None:
+    assert deliver(executable=other_python)(bytes.swapcase)(DATA) == DATA.swapcase()
+
+
+def test_what_is_changed_after_it_was_sent_is_sent_as_it_was() -> None:
+    array, text = NUMBERS.copy(), bytearray(DATA)
+    with DeliveryExecutor(1) as executor:
+        executor.submit(time.sleep, 0.2)
+        later = executor.submit(lambda array, text: (float(array.sum()), bytes(text[:4])), array, text)
+        array[:] = 0
+        text[:4] = b"none"
+        assert later.result() == (NUMBERS.sum(), DATA[:4])
+        # Nobody holds it, so that it can be resized.
+        text += b"x"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_was_sent_is_its_owners_again(fails: bool) -> None:
+    text = bytearray(DATA)
+
+    def work(text: bytearray) -> int:
+        return len(text) // (0 if fails else 1)
+
+    try:
+        deliver(work)(text)
+    except ZeroDivisionError as error:
+        assert fails and error.__traceback__
+        text += b"x"
+    text += b"y"
+
+
+# --- what it costs ----------------------------------------------------------------------------------------------------
+
+
+def most_memory_of(work: Callable[[], Any]) -> tuple[int, Any]:
+    """Bytes more than before at any time, and the result (proc(5), clear_refs)."""
+
+    def now() -> dict[str, int]:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines if line.startswith("Vm")}
+
+    Path("/proc/self/clear_refs").write_text("5")
+    before = now()["VmRSS"]
+    result = work()
+    return now()["VmHWM"] - before, result
+
+
+SIZE = 64 * MEBIBYTE
+
+
+@pytest.mark.parametrize("make", [lambda: b"x" * SIZE, lambda: numpy.ones(SIZE // 8)], ids=["bytes", "numpy"])
+def test_memory_is_that_of_arguments_and_results(make: Callable[[], Any]) -> None:
+    value = make()
+    for run in (deliver(same), deliver(trust=False, max_reply="1G")(same)):
+        run(value[:100])
+        taken, receipt = most_memory_of(lambda run=run: run.run(value))  # type: ignore[misc]
+        assert receipt.ok and len(receipt.value) == len(value)
+        assert SIZE <= taken < 1.3 * SIZE
+        assert 0.9 * SIZE <= receipt.usage.max_rss < 1.3 * SIZE
+        assert SIZE <= receipt.usage.sent < SIZE + MEBIBYTE and SIZE <= receipt.usage.received < SIZE + MEBIBYTE
+
+
+def test_memory_is_given_back_without_the_garbage_collector() -> None:
+    import gc
+
+    gc.disable()
+    try:
+        with DeliveryExecutor(1) as executor:
+            value = b"x" * SIZE
+            for run in (deliver(same), lambda value: executor.submit(same, value).result()):
+                run(value)
+                taken, _ = most_memory_of(lambda run=run: [len(run(value)) for _ in range(3)])  # type: ignore[misc]
+                assert taken < 2.3 * SIZE, "in a session the last one may still be there"
+    finally:
+        gc.enable()
+
+
+def test_arguments_are_not_charged_to_the_calls_memory() -> None:
+    value = b"x" * (3 * SIZE)
+    assert deliver(limits=Limits(memory="96M"))(len)(value) == len(value)
+    assert deliver(limits=Limits(memory="96M"), confinement=Confinement.strict())(len)(value) == len(value)
+
+
+# --- deaths on the way ------------------------------------------------------------------------------------------------
+
+
+def end_in_the_middle(number: int) -> Any:
+    class Ends:
+        def __reduce__(self) -> Any:
+            return _end, (number,)
+
+    return Ends()
+
+
+def _end(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_call_that_dies_while_its_arguments_arrive(warm: bool) -> None:
+    many = [DATA * 10, end_in_the_middle(signal.SIGSEGV), DATA * 10 + b"x"]
+    with DeliveryExecutor(1) as executor:
+        run = (lambda value: executor.submit(len, value).result(30)) if warm else deliver(len)
+        with pytest.raises(CallDied, match="SIGSEGV"):
+            run(many)
+        assert run(DATA) == len(DATA)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_call_that_is_killed_while_its_answer_is_on_its_way(warm: bool) -> None:
+    how: dict[str, Any] = {"takes": True, "writes": 1_500_000, "ends": signal.SIGKILL}
+    with DeliveryExecutor(1) as executor:
+        run: Callable[..., Receipt] = (
+            (lambda *args, **how: executor.submit(lie, *args, **how).receipt(30)) if warm else deliver(lie).run
+        )
+        assert run((b"B", b"b1000000 b1000000"), **how).verdict is Verdict.SIGNALED
+        assert executor.submit(len, DATA).result() == len(DATA)
+
+
+def test_a_transfer_that_is_cancelled_ends(tmp_path: Path) -> None:
+    class Sleeps:
+        def __reduce__(self) -> Any:
+            return time.sleep, (60,)
+
+    delivery = deliver(len).submit([DATA * 20, Sleeps(), DATA * 20 + b"x"])
+    assert delivery.remote_pid
+    time.sleep(0.1)
+    assert delivery.cancel()
+    assert conftest.wait_until(lambda: not conftest.is_alive(delivery.remote_pid or 0))
+    assert delivery.receipt(10).verdict is Verdict.CANCELLED
+
+
+def test_a_transfer_that_stalls_is_ended_by_the_timeout() -> None:
+    class Sleeps:
+        def __reduce__(self) -> Any:
+            return time.sleep, (60,)
+
+    started = time.monotonic()
+    receipt = deliver(timeout=0.5, grace=0.1)(len).run([DATA * 20, Sleeps(), DATA * 20 + b"x"])
+    assert receipt.verdict is Verdict.TIMEOUT and time.monotonic() - started < 10
+
+
+def test_without_descriptors_to_spare_the_answer_comes_all_the_same() -> None:
+    def answer() -> bytes:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))
+        return DATA
+
+    assert deliver(answer)() == DATA
+    with DeliveryExecutor(1) as executor:
+        assert executor.submit(answer).result(30) == DATA
+
+
+def test_a_caller_without_descriptors_to_spare() -> None:
+    with DeliveryExecutor(1) as executor:
+        executor.submit(len, DATA).result()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        kept = [os.open("/dev/null", os.O_RDONLY) for _ in range(highest)]
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(kept) + 1, hard))
+            assert executor.submit(bytes, len(DATA)).result(30) == bytes(len(DATA))
+            with pytest.raises(DeliveryTransportError, match="too many open files"):
+                executor.submit(len, DATA).result(30)
+            assert executor.submit(len, b"small").result(30) == 5
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in kept:
+                os.close(fd)
+
+
+# --- lies -------------------------------------------------------------------------------------------------------------
+
+
+def lie(*records: tuple[bytes, bytes], takes: bool = False, writes: int = 0, ends: int = 0) -> None:
+    """Say something else, in the place of what a call says, and take the socket that comes."""
+    answers = socket.socket(fileno=os.dup(3))
+    for status, payload in records:
+        answers.sendall(status + len(payload).to_bytes(8, "big") + payload)
+        if takes:
+            _, fds, _, _ = socket.recv_fds(answers, 1, 1)
+            if fds and writes:
+                os.write(fds[0], b"x" * writes)
+            takes = False
+    if ends:
+        os.kill(os.getpid(), ends)
+    os._exit(0)
+
+
+LIES: dict[str, dict[str, Any]] = {
+    "nothing comes": {"records": [(b"B", b"b1000000"), (b"R", b"")], "takes": True},
+    "too little comes": {"records": [(b"B", b"b1000000"), (b"R", b"N.")], "takes": True, "writes": 1000},
+    "too much comes": {"records": [(b"B", b"b1000"), (b"R", b"N.")], "takes": True, "writes": 100_000},
+    "the socket is left": {"records": [(b"B", b"b1000000"), (b"R", b"\x97.")]},
+    "more than may come": {"records": [(b"B", b"b99999999999999")]},
+    "more than there are": {"records": [(b"B", b"b1000"), (b"R", b"(\x97\x97l.")], "takes": True, "writes": 1000},
+    "no sizes": {"records": [(b"B", b"many")]},
+    "negative": {"records": [(b"B", b"b-5")]},
+    "twice": {"records": [(b"B", b"b1000"), (b"B", b"b1000"), (b"B", b"b1000"), (b"R", b"N.")]},
+    "withdrawn": {"records": [(b"B", b""), (b"R", b"\x97.")]},
+    "of no end": {"records": [(b"B", b"b100000 " * 8000)]},
+}
+
+
+@pytest.mark.parametrize("trust", [True, False])
+@pytest.mark.parametrize("name", LIES)
+def test_lies_about_large_answers_do_not_pass_and_do_not_hang(name: str, trust: bool) -> None:
+    how = dict(LIES[name])
+    started = time.monotonic()
+    receipt = deliver(trust=trust, timeout=20)(lie).run(*how.pop("records"), **how)
+    assert time.monotonic() - started < 15
+    if name == "too much comes" and trust:
+        assert receipt.ok and receipt.value is None, "what was announced came, and R says None"
+    elif name != "twice":
+        assert isinstance(receipt.exception, DeliveryError) and not receipt.ok, receipt
+
+
+def test_a_lie_of_one_call_is_not_the_others_misfortune() -> None:
+    with DeliveryExecutor(2, timeout=20) as executor:
+        for name, how in LIES.items():
+            how = dict(how)
+            bad = executor.submit(lie, *how.pop("records"), **how)
+            good = executor.submit(same, DATA)
+            assert good.result(30) == DATA, name
+            bad.receipt(30)
