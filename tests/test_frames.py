@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -141,3 +142,29 @@ def test_narrow_lines_fit_a_terminal() -> None:
     assert all(
         line.endswith(b"\n") and binascii.a2b_base64(line[len(MARK) :]) for line in encode([(frames.REPLY, 1, b"x")], "wide")
     )
+
+
+LARGE = bytes(range(256)) * 3000
+
+
+@pytest.mark.parametrize("step", [1000, 4096, 65536, 1 << 22])
+def test_large_payloads_follow_their_line_as_they_are(step: int) -> None:
+    data = encode([(frames.STDOUT, 1, b"before"), (frames.REPLY, 1, LARGE), (frames.STDERR, 1, b"after")], "wide")
+    data = b"".join((b"noise\n", *data, b"noise\n"))
+    assert len(data) < len(LARGE) + 2000
+    decoder = Decoder(NONCE, frames.TO_NEAR)
+    events = [event for start in range(0, len(data), step) for event in decoder.feed(data[start : start + step])]
+    assert [(kind, payload) for kind, _, _, payload in events if kind != frames.REPLY] == [
+        (frames.NOISE, b"noise\n"), (frames.STDOUT, b"before"), (frames.STDERR, b"after"), (frames.NOISE, b"noise\n"),
+    ]  # fmt: skip
+    replies = [(more, payload) for kind, _, more, payload in events if kind == frames.REPLY]
+    assert b"".join(payload for _, payload in replies) == LARGE
+    assert [more for more, _ in replies] == [True] * (len(replies) - 1) + [False]
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:5000] + b"noise" + data[5000:], lambda data: data[:5000] + data[5001:],
+                                    lambda data: data[:5000] + bytes([data[5000] ^ 1]) + data[5001:]])  # fmt: skip
+def test_noise_within_a_large_payload_is_found(change: Callable[[bytes], bytes]) -> None:
+    data = b"".join(encode([(frames.REPLY, 1, LARGE), (frames.STDERR, 1, b"after")], "wide"))
+    with pytest.raises(frames.FrameError, match="checksum"):
+        Decoder(NONCE, frames.TO_NEAR).feed(change(data))

@@ -14,6 +14,9 @@ lanes to carry frames, chosen by the near side from what it knows of the channel
         =NONCE<BASE64\n        from the far side to the near side
         =NONCE>BASE64\n        from the near side to the far side
 
+    In the wide lane what does not fit into a line follows one as it is: the line says how much, and its CRC-32.  So a
+    large payload costs no encoding; if somebody adds to it, that is found, and the session is lost.
+
     The text holds a CRC-32 of what follows it, a sequence number, header and payload.  Whatever stands before, between
     or inside such lines is noise: it is reported as such and never confuses the frames around it.  A line that is
     damaged, missing or doubled raises :class:`FrameError`.
@@ -58,6 +61,9 @@ LARGE = 16
 ATTACH = 17
 
 _HEADER = 10
+# Of a line's kind: what it tells of follows.
+_BLOCK = 0x80
+_BLOCK_WIDTH = 256 * 1024
 
 
 class FrameError(Exception):
@@ -77,15 +83,19 @@ class Encoder:
         self._sequence = 0
         self._width = LANES[lane]
         self._piece = self._raw if lane == "binary" else self._line
+        self._has_blocks = lane == "wide"
 
     def pieces(self, kind: int, call: int, payload: "Any" = b"") -> "Any":
         """Yield the bytes of one frame piece by piece, so that a large payload is never held twice."""
         view = memoryview(payload)
+        width, make = self._width, self._piece
+        if self._has_blocks and len(view) > width:
+            width, make = _BLOCK_WIDTH, self._block
         start = 0
         while True:
-            stop = start + self._width
+            stop = start + width
             more = stop < len(view)
-            yield self._piece(kind, call, more, view[start:stop])
+            yield make(kind, call, more, view[start:stop])
             if not more:
                 return
             start = stop
@@ -104,6 +114,13 @@ class Encoder:
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         check = binascii.crc32(content).to_bytes(4, "big")
         return self._mark + binascii.b2a_base64(check + content)
+
+
+    def _block(self, kind: int, call: int, more: bool, piece: memoryview) -> bytes:
+        import binascii
+
+        size, check = len(piece).to_bytes(4, "big"), binascii.crc32(piece).to_bytes(4, "big")
+        return b"".join((self._line(kind | _BLOCK, call, more, memoryview(size + check)), piece))
 
 
 def decoder(nonce: bytes, direction: bytes, lane: str) -> "Any":
@@ -156,13 +173,37 @@ class Decoder:
         self._echo = mark(nonce, TO_NEAR if direction == TO_FAR else TO_FAR)
         self._sequence = 0
         self._rest = b""
+        # Of the block that is coming: the frame, what has come of it, and how much is still to come.
+        self._block: "tuple[int, int, bool, int]" = (0, 0, False, 0)
+        self._pieces: "list[bytes]" = []
+        self._wanted = 0
 
     def feed(self, data: bytes) -> "list[tuple[int, int, bool, bytes]]":
         """Take the next bytes and return the events they complete.
 
-        :raises FrameError: if a line is damaged or the sequence has a gap
+        :raises FrameError: if a line or block is damaged or the sequence has a gap
         """
         events: "list[tuple[int, int, bool, bytes]]" = []
+        while data:
+            data = self._take_block(data, events) if self._wanted else self._take_lines(data, events)
+        return events
+
+    def _take_block(self, data: bytes, events: "list[tuple[int, int, bool, bytes]]") -> bytes:
+        import binascii
+
+        rest = data[self._wanted :]
+        self._pieces.append(data[: self._wanted] if rest else data)
+        self._wanted -= len(self._pieces[-1])
+        if not self._wanted:
+            whole, self._pieces = b"".join(self._pieces), []
+            kind, call, more, check = self._block
+            if binascii.crc32(whole) != check:
+                raise FrameError("a block failed its checksum: %r" % whole[:80])
+            events.append((kind, call, more, whole))
+        return rest
+
+    def _take_lines(self, data: bytes, events: "list[tuple[int, int, bool, bytes]]") -> bytes:
+        """Until a block begins; returns what is behind that line."""
         seen = len(self._rest)
         data = self._rest + data if seen else data
         start = 0
@@ -170,6 +211,9 @@ class Decoder:
         while end >= 0:
             self._line(data[start : end + 1], events)
             start = end + 1
+            if self._wanted:
+                self._rest = b""
+                return data[start:]
             end = data.find(b"\n", start)
         self._rest = data[start:]
         if len(self._rest) > LONGEST_LINE and self._mark not in self._rest:
@@ -178,7 +222,7 @@ class Decoder:
             self._rest = self._rest[-keep:]
         elif len(self._rest) > 2 * LONGEST_LINE:
             raise FrameError("a line of more than %d bytes" % LONGEST_LINE)
-        return events
+        return b""
 
     def close(self) -> "list[tuple[int, int, bool, bytes]]":
         """The channel has ended: what is left of an unfinished line is noise."""
@@ -196,8 +240,15 @@ class Decoder:
         body = line[at + len(self._mark) :].rstrip(b"\r\n")
         if body.startswith(b"hello "):
             events.append((HELLO, 0, False, body))
+            return
+        kind, call, more, payload = self._frame(body)
+        if kind & _BLOCK:
+            self._wanted = int.from_bytes(payload[:4], "big")
+            self._block = kind & ~_BLOCK, call, more, int.from_bytes(payload[4:], "big")
+            if len(payload) != 8 or not 0 < self._wanted <= _BLOCK_WIDTH:
+                raise FrameError("no block: %r" % payload[:80])
         else:
-            events.append(self._frame(body))
+            events.append((kind, call, more, payload))
 
     def _frame(self, body: bytes) -> "tuple[int, int, bool, bytes]":
         import binascii
