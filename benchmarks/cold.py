@@ -1,22 +1,23 @@
-"""One cold call, as a ratio to starting a bare interpreter.
-
-``python -m benchmarks.cold [ROUNDS]`` interleaves ``subprocess.run([sys.executable, "-c", "pass"])`` with one call of each
-kind, and prints the median of the ratios' two medians, the spread, and the machine.
-"""
+"""One cold call, as a ratio to starting a bare interpreter, and behind a transport to the same behind that transport."""
 
 from __future__ import annotations
 
 import functools
-import os
-import platform
+import importlib
 import shutil
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
-from deliveryboy_ng import Bubblewrap, Sudo, Unshare, deliver
+from deliveryboy_ng import Bubblewrap, Limits, Sudo, Unshare, deliver
+
+from .harness import Subject, Table, measure
+
+BARE = "python -c pass"
+LIMITED = {"limits": Limits(open_files=256, core=0), "timeout": 30, "output": "capture"}
 
 
 def nothing(x: int) -> int:
@@ -36,54 +37,52 @@ def works(*prefix: str) -> bool:
     return subprocess.run([*prefix, sys.executable, "-c", "pass"], capture_output=True, check=False).returncode == 0
 
 
-def subjects() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
-    """Name: (what is measured, its baseline)."""
+def package(folder: str, name: str, modules: int) -> Callable[[int], int]:
+    """A function of a package of so many modules, 44 KB of source to 20 of them."""
+    home = Path(folder, name)
+    home.mkdir()
+    body = "".join(f"def work_{n}(x):\n    total = x + {n}\n    return total * 2\n\n" for n in range(36))
+    for number in range(modules):
+        Path(home, f"part_{number}.py").write_text(body)
+    imports = "".join(f"from . import part_{number}\n" for number in range(modules))
+    Path(home, "__init__.py").write_text(f"{imports}\ndef work(x):\n    return part_0.work_0(x)\n")
+    return importlib.import_module(name).work  # type: ignore[no-any-return]
+
+
+def results(rounds: int, host: str) -> Iterator[Table]:
+    """The table."""
     captured = 1
-    found = {
-        "module-level function, local": (functools.partial(deliver(nothing), 1), bare()),
-        "closure, local": (deliver(lambda: captured), bare()),
-    }
-    unshare = ("unshare", "--map-root-user", "--pid", "--fork", "--mount-proc", "--")
-    bwrap = ("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-all", "--")
-    sudo = ("sudo", "-n", "-u", "root", "--")
-    for name, transport, prefix in (
-        ("unshare -rpf", Unshare(pid=True), unshare),
-        ("bwrap", Bubblewrap(), bwrap),
-        ("sudo -u root", Sudo(), sudo),
-    ):
-        if works(*prefix):
-            runner = deliver(transport=transport, executable=sys.executable)(nothing)
-            if not _fails(runner):
-                found[f"{name}, to the same around python -c pass"] = (lambda runner=runner: runner(1), bare(*prefix))
-    return found
+    with tempfile.TemporaryDirectory() as folder:
+        sys.path.insert(0, folder)
+        try:
+            shipped = package(folder, "benchmarked_package", 20)
+            subjects = [
+                Subject(BARE, bare()),
+                Subject("module-level function", functools.partial(deliver(nothing), 1), BARE, 1.0),
+                Subject("closure", deliver(lambda: captured), BARE, 1.1),
+                Subject(
+                    "a package of 20 modules", functools.partial(deliver(modules=["benchmarked_package"])(shipped), 1), BARE, 1.3
+                ),
+                Subject("limits, timeout, capture", functools.partial(deliver(**LIMITED)(nothing), 1), BARE, 1.08),
+                *behind_transports(),
+            ]
+            yield measure("one cold call", subjects, rounds or 50)
+        finally:
+            sys.path.remove(folder)
 
 
-def _fails(runner: Callable[[int], object]) -> bool:
-    try:
-        runner(1)
-    except Exception as error:
-        print(f"left out: {str(error).splitlines()[0]}")
-        return True
-    return False
-
-
-def measure(rounds: int) -> None:
-    """Print the table."""
-    print(f"Python {platform.python_version()}, {platform.system()} {platform.release()}, {os.cpu_count()} cores, {rounds} rounds")
-    pairs = subjects()
-    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in pairs}
-    for number in range(rounds + 3):
-        for name, both in pairs.items():
-            for place, subject in enumerate(both):
-                start = time.perf_counter()
-                subject()
-                if number >= 3:
-                    times[name][place].append(time.perf_counter() - start)
-    print(f"{'one cold call':<48} {'ratio':>6} {'call ms':>8} {'bare ms':>8}  spread of the call, ms")
-    for name, (calls, baseline) in times.items():
-        call, base = statistics.median(calls) * 1000, statistics.median(baseline) * 1000
-        print(f"{name:<48} {call / base:>6.2f} {call:>8.2f} {base:>8.2f}  {min(calls) * 1000:.2f} - {max(calls) * 1000:.2f}")
-
-
-if __name__ == "__main__":
-    measure(int(sys.argv[1]) if len(sys.argv) > 1 else 50)
+def behind_transports() -> Iterator[Subject]:
+    """Each with its own baseline."""
+    transports: list[tuple[str, Any, tuple[str, ...]]] = [
+        ("unshare -rpfn", Unshare(pid=True, net=True), ("unshare", "-rpfn", "--mount-proc", "--")),
+        (
+            "bwrap",
+            Bubblewrap(),
+            ("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--unshare-all", "--"),
+        ),
+        ("sudo -u root", Sudo(), ("sudo", "-n", "-u", "root", "--")),
+    ]
+    for name, transport, prefix in transports:
+        runner = deliver(transport=transport, executable=sys.executable)(nothing)
+        yield Subject(f"{name} {BARE}", bare(*prefix))
+        yield Subject(f"{name}, module-level function", functools.partial(runner, 1), f"{name} {BARE}", 1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -217,6 +216,8 @@ def _names(name: str, value: object, known: tuple[str, ...]) -> tuple[str, ...]:
         if each == "pid":
             raise DeliveryOptionError("Confinement: namespaces: a confined call has a pid namespace of its own in any case")
         if each not in known:
+            import difflib
+
             near = difflib.get_close_matches(str(each), known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise DeliveryOptionError(f"Confinement: {name}: {each!r} is unknown; {hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +39,8 @@ def refuse_unknown(kind: type, names: Iterable[str]) -> None:
     known: Iterable[str] = kind.__dataclass_fields__  # type: ignore[attr-defined]
     for name in names:
         if name not in known:
+            import difflib
+
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise DeliveryOptionError(f"{kind.__name__} has no {name}; {hint}")

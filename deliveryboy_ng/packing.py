@@ -154,8 +154,9 @@ def _pack(
     by_value: set[str | None],
     code_travels: bool,
 ) -> Box:
-    parts = bulk.Parts()
-    pickler = BoxPickler(parts, collector, by_value, code_travels)
+    written: list[Any] = []
+    file = types.SimpleNamespace(write=lambda data: written.append(data if type(data) is not memoryview else bytes(data)))
+    pickler = BoxPickler(file, collector, by_value, code_travels)
     try:
         pickler.dump((func, args, kwargs))
     except DeliveryPackingError:
@@ -174,7 +175,7 @@ def _pack(
     finally:
         # It refers to itself by its methods; what was packed shall not wait for the garbage collector.
         pickler.clear_memo()
-    parts.settle()
+    parts = bulk.Parts(written)
     if cp.__name__.encode() in parts.pickle:
         # Something of cloudpickle's that the table does not know: let it rebuild that itself over there.
         collector.add_named("cloudpickle")
@@ -194,9 +195,7 @@ def _can_travel(thing: Any, collector: modules_.Collector, by_value: set[str | N
 class BoxPickler(cp.Pickler):  # type: ignore[misc]
     """cloudpickle's pickler, naming the worker's functions in place of cloudpickle's."""
 
-    def __init__(
-        self, file: io.BytesIO | bulk.Parts, collector: modules_.Collector, by_value: set[str | None], code_travels: bool
-    ) -> None:
+    def __init__(self, file: Any, collector: modules_.Collector, by_value: set[str | None], code_travels: bool) -> None:
         self._collector = collector
         self._by_value = by_value
         self._code_travels = code_travels

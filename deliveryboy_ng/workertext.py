@@ -28,6 +28,7 @@ MODULES = (
     "standin",
     "resources",
     "bulk",
+    "sockets",
     "shipped",
     "failure",
     "rebuild",

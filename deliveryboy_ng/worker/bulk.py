@@ -9,7 +9,6 @@ was.  Memory that receives them is laid in huge pages, where it can be: that tak
 
 import io
 import posix
-import sys
 
 from . import system
 
@@ -58,40 +57,24 @@ class Piece:
 
 
 class Parts:
-    """The file of a pickler, or what else a value was packed to; it keeps what is large apart.
+    """What a value was packed to, and what is large in it apart from the rest.
 
-    :ivar large: what is large, once :meth:`settle` was called
+    :ivar large: what is large
     :ivar pickle: all without that
     :ivar body: the same, or nothing where there is so much of it that it is itself the first of what is large
     """
 
-    def __init__(self) -> None:
+    def __init__(self, written: "list[Any]", is_pickle: bool = True) -> None:
+        """:param written: what a pickler wrote, or else what the codec did: two that stay together, and buffers"""
         self._parts: "list[Any]" = []
-        self.large: "list[Piece]" = []
-        self.pickle = self.body = b""
-
-    def write(self, data: "Any") -> None:
-        kind = _kind_of(data)
-        if kind and self._parts and isinstance(self._parts[-1], bytes):
-            before = self._parts[-1]
+        for place, data in enumerate(written):
             size = memoryview(data).nbytes
-            for head in _heads(size) if size >= LEAST else ():
-                if before.endswith(head):
-                    self._parts[-1] = before[: -len(head)]
-                    self._parts.append(Piece(kind, data.raw() if kind == VIEW else memoryview(data), head))
-                    return
-        self._parts.append(data if isinstance(data, bytes) else bytes(data))
-
-    def add(self, buffer: "Any") -> None:
-        """What is no part of a pickle."""
-        view = memoryview(buffer)
-        if len(view) < LEAST:
-            self._parts.append(bytes(buffer))
-        else:
-            self._parts.append(Piece(_kind_of(buffer) or VIEW, view))
-
-    def settle(self) -> bool:
-        """All has been written; tells whether there is anything large."""
+            if size < LEAST or (not is_pickle and place < 2):
+                self._parts.append(bytes(data))
+            elif is_pickle:
+                self._take_out(data, size)
+            else:
+                self._parts.append(Piece(_kind_of(data), memoryview(data)))
         self.large = [part for part in self._parts if isinstance(part, Piece)]
         self.pickle = self.body = b"".join([part.stand_in if isinstance(part, Piece) else part for part in self._parts])
         if not self.large:
@@ -99,10 +82,19 @@ class Parts:
         if len(self.pickle) >= LEAST:
             self.large.insert(0, Piece(BYTES, memoryview(self.pickle)))
             self.body = b""
-        return bool(self.large)
+
+    def _take_out(self, data: "Any", size: int) -> None:
+        before = self._parts[-1] if self._parts and isinstance(self._parts[-1], bytes) else b""
+        for head in _heads(size):
+            if before.endswith(head):
+                kind = _kind_of(data)
+                self._parts[-1] = before[: -len(head)]
+                self._parts.append(Piece(kind, data.raw() if hasattr(data, "raw") else memoryview(data), head))
+                return
+        self._parts.append(bytes(data))
 
     def whole(self) -> "Iterator[Any]":
-        """The pickle with all that is in it, part by part."""
+        """All of it, part by part."""
         for part in self._parts:
             if isinstance(part, Piece):
                 yield part.head
@@ -114,9 +106,7 @@ class Parts:
 def _kind_of(data: "Any") -> str:
     if type(data) is bytes:
         return BYTES
-    if type(data) is bytearray:
-        return BYTEARRAY
-    return VIEW if type(data).__name__ == "PickleBuffer" else ""
+    return BYTEARRAY if type(data) is bytearray else VIEW
 
 
 def _heads(size: int) -> "tuple[bytes, ...]":
@@ -248,32 +238,3 @@ def send_all(fd: int, pieces: "list[Piece]") -> None:
     sender = Sender(fd, pieces)
     while not sender.is_done:
         sender.turn()
-
-
-def receive_descriptor(fd: int) -> int:
-    """The descriptor that comes through the socket *fd*, -1 if none does."""
-    import _socket
-
-    socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fileno=fd)
-    try:
-        _, words, _, _ = socket.recvmsg(1, _socket.CMSG_SPACE(4))
-    except OSError:
-        return -1
-    finally:
-        socket.detach()
-    return int.from_bytes(words[0][2][:4], sys.byteorder) if words else -1
-
-
-def send_descriptor(fd: int, passed: int) -> None:
-    """Send it, or, if it is -1, say that there is none; nobody waits for room.
-
-    :raises OSError: if that cannot be
-    """
-    import _socket
-
-    socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fileno=fd)
-    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, passed.to_bytes(4, sys.byteorder))] if passed >= 0 else []
-    try:
-        socket.sendmsg([b"+"], rights, _socket.MSG_DONTWAIT)
-    finally:
-        socket.detach()

@@ -23,11 +23,13 @@ import marshal
 import posix
 import sys
 
-from . import bulk, rebuild, shipped, system
+from . import rebuild, shipped, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from . import bulk
 
 STATUS_SIZE = 9
 LONGEST_PREFACE = 1 << 16
@@ -38,6 +40,8 @@ MODULES, BODY, LARGE = range(3)
 FAILED = 70
 INTERRUPTED_TOO_LATE = 71
 _SPARE = 1 << 18
+# Bytes of an answer that may have something large in it, and parts that it then has.
+_LARGE, _FEW = 1 << 16, 100
 _form: "Any" = rebuild  # how answers are packed: as pickles, or, for a caller that does not trust them, by codec.py as data
 _ahead: "list[str] | None" = None  # what a process is held to that has been prepared before its call came
 # In a template, and in what is forked from it: what it is held to.
@@ -295,7 +299,11 @@ def weight(box: "list[bytes]") -> int:
 
 
 def _large(box: "list[bytes]") -> int:
-    return sum(size for _, size in bulk.expected(box[LARGE])) if box[LARGE] else 0
+    if not box[LARGE]:
+        return 0
+    from . import bulk
+
+    return sum(size for _, size in bulk.expected(box[LARGE]))
 
 
 def rehearse(setup: "dict[str, Any]") -> None:
@@ -519,6 +527,8 @@ def _unpack(box: "list[bytes]") -> "Any":
     if not large:
         function, args, kwargs = rebuild.loads(box.pop())
     else:
+        from . import bulk
+
         pieces = iter(bulk.Receiver(bulk_fd, bulk.expected(large)))
         function, args, kwargs = rebuild.loads(box.pop() or next(pieces), pieces)
         posix.close(bulk_fd)
@@ -527,9 +537,17 @@ def _unpack(box: "list[bytes]") -> "Any":
 
 def _pack_apart(value: object) -> "Any":
     """The answer, as bytes or, if there is much of it, in parts."""
-    parts = bulk.Parts()
-    _form.dump(value, parts)
-    return parts if parts.settle() else parts.body
+    written, is_pickle = _form.dump_apart(value)
+    if len(written) < _FEW and sum(map(_size_of, written)) < _LARGE:
+        return b"".join(written)
+    from . import bulk
+
+    parts = bulk.Parts(written, is_pickle)
+    return parts if parts.large else parts.body
+
+
+def _size_of(part: "Any") -> int:
+    return len(part) if type(part) is bytes else _LARGE
 
 
 def _call(function: "Any", args: "Any", kwargs: "Any") -> "Any":
@@ -727,16 +745,18 @@ def _reply(status: bytes, payload: "Any", first: "Any" = None) -> int:
     if _replier[1] != _identity():
         posix.write(2, b"deliveryboy: the function closed descriptor 3, over which its answer goes\n")
         return FAILED
-    if isinstance(payload, bulk.Parts):
-        _send_in_parts(status, payload)
-    else:
+    if isinstance(payload, bytes):
         _send(status, payload)
+    else:
+        _send_in_parts(status, payload)
     return INTERRUPTED_TOO_LATE if _interrupts or _signal.SIGINT in _signal.sigpending() else 0
 
 
-def _send_in_parts(status: bytes, parts: bulk.Parts) -> None:
+def _send_in_parts(status: bytes, parts: "bulk.Parts") -> None:
+    from . import bulk, sockets
+
     _send(b"B", bulk.announced(parts.large))
-    socket = bulk.receive_descriptor(REPLY_FD)
+    socket = sockets.receive_descriptor(REPLY_FD)
     if socket < 0:
         _send(b"B")
         _send(status, *parts.whole())

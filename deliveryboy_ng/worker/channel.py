@@ -5,7 +5,6 @@ Contract: far side, standard library only, Python 3.8+.
 
 import posix
 import select
-import sys
 import time
 
 from . import frames
@@ -19,8 +18,6 @@ READ = 1 << 16
 BACKLOG = 1 << 20
 # Seconds that a frame may wait for company.
 _LONGEST_WAIT = 0.002
-# Bytes of ancillary data with a descriptor or two (cmsg(3)).
-_ROOM = 64
 _SOCKET = 0o14  # inode(7)
 
 
@@ -74,16 +71,17 @@ class Channel:
     def ask_for_socket(self, number: int) -> None:
         """Have the near side send a descriptor of one, for the bulk of that call."""
         if self._socket is None:
-            import _socket
+            from . import sockets
 
-            self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fileno=0)
+            self._socket = sockets.of(0)
         self.send(frames.BULK, number)
 
     def _receive(self) -> bytes:
-        data, words, _, _ = self._socket.recvmsg(READ, _ROOM)
-        for _, _, packed in words:
-            self.descriptors += [int.from_bytes(packed[at : at + 4], sys.byteorder) for at in range(0, len(packed) - 3, 4)]
-        return bytes(data)
+        from . import sockets
+
+        data, found = sockets.receive(self._socket, READ, 2)
+        self.descriptors += found
+        return data
 
     def send(self, kind: int, number: int, payload: bytes = b"", waits: bool = False) -> None:
         """:param waits: it is nobody's hurry; with the next that is, the near side need not wake up once more for it"""

@@ -21,8 +21,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    from . import bulk
-
 _json: "Any"
 try:
     # Not the json module, which costs ten times as much; and at once: later there may be no descriptor left to open it with.
@@ -76,12 +74,9 @@ def dumps(value: object) -> bytes:
     return b"".join(encode(value, _name_accepted))
 
 
-def dump(value: object, parts: "bulk.Parts") -> None:
-    """The same, and what is large in it apart from the rest."""
-    head, text, *buffers = encode(value, _name_accepted)
-    parts.write(head + text)
-    for buffer in buffers:
-        parts.add(buffer)
+def dump_apart(value: object) -> "tuple[list[Any], bool]":
+    """The same, in parts as :class:`bulk.Parts` takes them; and whether they are of a pickle."""
+    return encode(value, _name_accepted), False
 
 
 def dumps_error(error: BaseException) -> bytes:

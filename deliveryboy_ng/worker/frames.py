@@ -115,7 +115,6 @@ class Encoder:
         check = binascii.crc32(content).to_bytes(4, "big")
         return self._mark + binascii.b2a_base64(check + content)
 
-
     def _block(self, kind: int, call: int, more: bool, piece: memoryview) -> bytes:
         import binascii
 

@@ -17,6 +17,7 @@ LIBRARY = "deliveryboy_ng"
 MOST_RECORDS = 100  # exceptions that belong to one
 WORKER = __name__.rpartition(".")[0] + "."
 FunctionType: "Any" = type(lambda: None)
+_namespace: "Any" = type(sys.implementation)
 CellType = type((lambda x: lambda: x)(0).__closure__[0])  # type: ignore[index]
 
 # Functions and classes that travelled by value, by identity: they go back as the number the caller knows them by.
@@ -125,6 +126,13 @@ def dump(value: object, file: "Any") -> None:
     """The same, into a file."""
     _, pickler = _picklers or make_picklers()
     pickler(file, 5).dump(value)
+
+
+def dump_apart(value: object) -> "tuple[list[Any], bool]":
+    """The same, in parts as :class:`bulk.Parts` takes them: large bytes are not copied; and whether they are of a pickle."""
+    written: "list[Any]" = []
+    dump(value, _namespace(write=lambda data: written.append(data if type(data) is not memoryview else bytes(data))))
+    return written, True
 
 
 def dumps_error(error: BaseException) -> bytes:

@@ -16,7 +16,7 @@ import sys
 import time
 
 from . import call as call_process
-from . import system
+from . import sockets, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,8 +84,6 @@ class Spare:
 
     def feed(self, parts: "list[bytes]", given: bytes, socket: int) -> bool:
         """Give it its call; false if it is no more."""
-        import _socket
-
         message = b"".join([len(part).to_bytes(8, "big") for part in parts] + parts)
         files = [call_process.input_file(given)] if given else []
         try:
@@ -94,8 +92,7 @@ class Spare:
                 message = b""
             head = bytes((_WITH_INPUT * bool(given) + _WITH_SOCKET * (socket >= 0),))
             passed = [*files[: bool(given)], *([socket] if socket >= 0 else []), *files[bool(given) :]]
-            rights = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in passed)
-            self._feed.sendmsg([head, message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if passed else [])
+            self._feed.sendmsg([head, message], sockets.rights(passed))
             if given:
                 self.pipes.given = (posix.fstat(files[0]).st_ino, len(given))
             return True
@@ -237,13 +234,10 @@ class Template:
 
     def ask(self, null: int) -> None:
         """Have one forked; raises OSError."""
-        import _socket
-
         spare = Spare(posix.dup(null), 0, b"")
-        rights = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in [spare.pipes.stdin, *spare.pipes.far])
         try:
             spare.introduces_itself()
-            self._socket.sendmsg([b"+"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+            self._socket.sendmsg([b"+"], sockets.rights([spare.pipes.stdin, *spare.pipes.far]))
         except OSError:
             spare.close()
             raise
@@ -313,7 +307,7 @@ def _read() -> "list[bytes]":
     import _socket
 
     socket = _socket.socket(fileno=call_process.FEED_FD)
-    data, files = _receive(socket, 1 << 16, 3)
+    data, files = sockets.receive(socket, 1 << 16, 3)
     if not data:
         posix._exit(0)
     comes, data = data[0], data[1:]
@@ -351,16 +345,6 @@ def _contents(fd: int) -> bytes:
         pieces.append(piece)
 
 
-def _receive(socket: "Any", size: int, files: int) -> "tuple[bytes, list[int]]":
-    import _socket
-
-    data, rights, _, _ = socket.recvmsg(size, _socket.CMSG_SPACE(files * _INT))
-    found: "list[int]" = []
-    for _, _, packed in rights:
-        found += [int.from_bytes(packed[start : start + _INT], sys.byteorder) for start in range(0, len(packed), _INT)]
-    return data, found
-
-
 def _put(fd: int, place: int) -> None:
     posix.dup2(fd, place)
     posix.close(fd)
@@ -381,7 +365,7 @@ def serve_as_template(supervisor: int) -> "Any":
 
     socket = _socket.socket(fileno=call_process.FEED_FD)
     while True:
-        data, files = _receive(socket, 1, 6)
+        data, files = sockets.receive(socket, 1, 6)
         if not data:
             posix._exit(0)
         middle = posix.fork()

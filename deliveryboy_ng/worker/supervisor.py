@@ -19,8 +19,8 @@ import select
 import sys
 import time
 
-from . import bulk, channel, frames, ledger, system
 from . import call as call_process
+from . import channel, frames, ledger, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,10 +141,12 @@ class Supervisor:
         if call is not None and not call.pid:
             call.socket = fd
             return
+        from . import sockets
+
         try:
             for reply, stream in call.pipes.items() if call is not None else ():
                 if stream == "reply":
-                    bulk.send_descriptor(reply, fd)
+                    sockets.send_descriptor(reply, fd)
         except OSError:
             pass  # it has ended
         finally:

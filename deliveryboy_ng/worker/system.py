@@ -16,7 +16,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 SIGKILL = 9
-_ENOSYS = 38
+_EMFILE, _ENOSYS = 24, 38
 _SPARE_PIDS = 64
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
 _AF_UNIX, _SOCK_STREAM, _SOCK_CLOEXEC = 1, 1, 0o2000000
@@ -147,15 +147,13 @@ def socketpair() -> "tuple[int, int]":
 
     :raises OSError: if there are none
     """
-    ends = bytearray(8)
-    libc("socketpair", _AF_UNIX, _SOCK_STREAM | _SOCK_CLOEXEC, 0, address_of(ends))
+    # Made here, of a size of its own, and referred to by nobody else: so it may be written to.
+    ends = bytes(8)
+    if _call("socketpair", _AF_UNIX, _SOCK_STREAM | _SOCK_CLOEXEC, 0, ends) == -1:
+        raise OSError(_EMFILE, posix.strerror(_EMFILE))
     first, second = (int.from_bytes(ends[start : start + 4], sys.byteorder) for start in (0, 4))
-    no = bytearray(4)
-    try:
-        # Whoever closes a descriptor that was passed to him may have to wait for what it belongs to.
-        libc("setsockopt", first, _SOL_SOCKET, _SO_PASSRIGHTS, address_of(no), len(no))
-    except OSError:
-        pass
+    # Whoever closes a descriptor that was passed to him may have to wait for what it belongs to.
+    _call("setsockopt", first, _SOL_SOCKET, _SO_PASSRIGHTS, bytes(4), 4)
     return first, second
 
 

@@ -1,0 +1,60 @@
+"""Descriptors passed through sockets (unix(7), SCM_RIGHTS).
+
+Contract: far side, standard library only, Python 3.8+.
+"""
+
+import _socket
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+INT = 4
+
+
+def of(fd: int) -> "Any":
+    """The socket of this descriptor; to be detached from it, or it closes that."""
+    return _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fileno=fd)
+
+
+def rights(fds: "list[int]") -> "list[tuple[int, int, bytes]]":
+    """What passes them, for sendmsg()."""
+    packed = b"".join(fd.to_bytes(INT, sys.byteorder) for fd in fds)
+    return [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if fds else []
+
+
+def receive(socket: "Any", size: int, most: int) -> "tuple[bytes, list[int]]":
+    """Bytes, and the descriptors that came with them.
+
+    :raises OSError: BlockingIOError too
+    """
+    data, words, _, _ = socket.recvmsg(size, _socket.CMSG_SPACE(most * INT))
+    found: "list[int]" = []
+    for _, _, packed in words:
+        found += [int.from_bytes(packed[at : at + INT], sys.byteorder) for at in range(0, len(packed) - INT + 1, INT)]
+    return data, found
+
+
+def receive_descriptor(fd: int) -> int:
+    """The descriptor that comes through the socket *fd*, -1 if none does."""
+    socket = of(fd)
+    try:
+        _, found = receive(socket, 1, 1)
+    except OSError:
+        return -1
+    finally:
+        socket.detach()
+    return found[0] if found else -1
+
+
+def send_descriptor(fd: int, passed: int) -> None:
+    """Send it, or, if it is -1, say that there is none; nobody waits for room.
+
+    :raises OSError: if that cannot be
+    """
+    socket = of(fd)
+    try:
+        socket.sendmsg([b"+"], rights([passed] if passed >= 0 else []), _socket.MSG_DONTWAIT)
+    finally:
+        socket.detach()
