@@ -14,15 +14,11 @@ from typing import Any
 
 from deliveryboy_ng import Bubblewrap, Limits, Sudo, Unshare, deliver
 
+from .functions import nothing
 from .harness import Subject, Table, measure
 
 BARE = "python -c pass"
 LIMITED = {"limits": Limits(open_files=256, core=0), "timeout": 30, "output": "capture"}
-
-
-def nothing(x: int) -> int:
-    """A module-level function with a small argument."""
-    return x
 
 
 def bare(*prefix: str) -> Callable[[], object]:

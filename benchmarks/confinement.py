@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from deliveryboy_ng import Confinement, Limits, deliver
 
-from .cold import nothing
+from .functions import nothing
 
 FREE = Confinement(tmp=False, write=None, network=True, namespaces=(), syscalls=())
 SUBJECTS = {

@@ -1,48 +1,46 @@
-"""What limits, timeout and the watch over memory add to a call.
-
-``python -m benchmarks.overhead [ROUNDS]`` interleaves a plain cold call with the same call under limits and prints the
-medians as ratios; then it runs a call that holds memory and does nothing, and prints what its supervisor used meanwhile,
-as a share of one processor.
-"""
+"""What limits, timeout and the watch over memory add to a call, and what a supervisor uses that watches one."""
 
 from __future__ import annotations
 
+import functools
 import os
-import platform
-import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deliveryboy_ng import Limits, deliver
 
-from .cold import nothing
+from .functions import nothing
+from .harness import Subject, Table, measure
 
-LIMITS = {
+PLAIN = "no limits"
+LIMITS: dict[str, dict[str, Any]] = {
     "timeout": {"timeout": 30},
     "limits of setrlimit(2)": {"limits": Limits(open_files=256, core=0, file_size="1G")},
     "memory": {"limits": Limits(memory="1G")},
     "memory, cpu, processes, timeout": {"limits": Limits(memory="1G", cpu=10, processes=64), "timeout": 30},
+    "the same, and capture": {"limits": Limits(memory="1G", cpu=10, processes=64), "timeout": 30, "output": "capture"},
 }
 
 
-def cold(rounds: int) -> None:
-    """Print what each kind of limit adds to a cold call."""
-    subjects: dict[str, Callable[[int], object]] = {"no limits": deliver(nothing)}
-    subjects |= {name: deliver(**options)(nothing) for name, options in LIMITS.items()}
-    times: dict[str, list[float]] = {name: [] for name in subjects}
-    for number in range(rounds + 3):
-        for name, subject in subjects.items():
-            start = time.perf_counter()
-            subject(1)
-            if number >= 3:
-                times[name].append(time.perf_counter() - start)
-    base = statistics.median(times["no limits"])
-    print(f"{'one cold call with':<36} {'ratio':>6} {'ms':>8}  spread, ms")
-    for name, each in times.items():
-        middle = statistics.median(each)
-        print(f"{name:<36} {middle / base:>6.3f} {middle * 1000:>8.2f}  {min(each) * 1000:.2f} - {max(each) * 1000:.2f}")
+@dataclass
+class Shares:
+    """Shares of one processor, in per cent."""
+
+    shares: dict[str, float]
+
+    def __str__(self) -> str:
+        lines = [f"{'a supervisor that watches':<36} {'share of one processor, %':>26}"]
+        return "\n".join(lines + [f"{name:<36} {share:>26.2f}" for name, share in self.shares.items()])
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file."""
+        return {"title": "a supervisor that watches", "shares": self.shares}
+
+    def draw(self, folder: Path) -> None:
+        """There is nothing to see."""
 
 
 def processor_time(pid: int) -> float:
@@ -61,10 +59,10 @@ def hold(size: int, share: float, seconds: float, children: int) -> None:
     del kept
 
 
-def watch(seconds: float) -> None:
-    """Print what a supervisor uses while it watches a call that does nothing."""
+def watched(seconds: float) -> Shares:
+    """What a supervisor uses while it watches a call that does nothing."""
     size = 1 << 28
-    print(f"{'a supervisor that watches':<36} {'share of one processor, %':>26}")
+    shares = {}
     for name, limited, share, children in (
         ("no limits", False, 0.1, 0),
         ("memory, a tenth of it used", True, 0.1, 0),
@@ -79,12 +77,14 @@ def watch(seconds: float) -> None:
         supervisor = delivery.pid or 0
         before, start = processor_time(supervisor), time.monotonic()
         time.sleep(seconds)
-        used = processor_time(supervisor) - before
-        print(f"{name:<36} {100 * used / (time.monotonic() - start):>26.2f}")
+        shares[name] = 100 * (processor_time(supervisor) - before) / (time.monotonic() - start)
         delivery.result(30)
+    return Shares(shares)
 
 
-if __name__ == "__main__":
-    print(f"Python {platform.python_version()}, {platform.system()} {platform.release()}, {os.cpu_count()} cores")
-    cold(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
-    watch(3.0)
+def results(rounds: int, host: str) -> Iterator[Table | Shares]:
+    """A table, and the shares."""
+    subjects = [Subject(PLAIN, functools.partial(deliver(nothing), 1))]
+    subjects += [Subject(name, functools.partial(deliver(**options)(nothing), 1), PLAIN, 1.08) for name, options in LIMITS.items()]
+    yield measure("one cold call with", subjects, rounds or 60)
+    yield watched(3.0)

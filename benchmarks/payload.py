@@ -12,6 +12,7 @@ from typing import Any
 
 from deliveryboy_ng import DeliveryExecutor, Ssh, Sudo, Unshare, deliver
 
+from .functions import same
 from .harness import Call, Subject, Table, measure, opened
 
 SIZE = 100_000_000
@@ -34,16 +35,12 @@ while True:
 """
 
 
-def same(x: Any) -> Any:
-    """What comes goes back."""
-    return x
-
-
 @contextlib.contextmanager
 def raw_pipe(data: bytes) -> Iterator[Call]:
     """The baseline: no pickling, no framing."""
     process = subprocess.Popen([sys.executable, "-c", _ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     there, back = process.stdin.fileno(), process.stdout.fileno()
     for fd in (there, back):
         fcntl.fcntl(fd, _F_SETPIPE_SZ, 1 << 20)

@@ -12,9 +12,9 @@ from typing import Any
 
 from deliveryboy_ng import deliver
 
-from .cold import nothing
+from .functions import nothing, same
 from .harness import Call, Subject, Table, measure, opened
-from .payload import SIZE, same, session, values
+from .payload import SIZE, session, values
 
 COLD, BULK = "deliver", "DeliveryExecutor"
 _SPAWN = multiprocessing.get_context("spawn")
