@@ -631,7 +631,10 @@ def test_ctrl_c_reaches_the_call_first_and_kills_it_second(tmp_path: Path) -> No
     path.write_text(INTERRUPTED)
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     for kind, times in (("meek", 1), ("stubborn", 2)):
-        child = subprocess.Popen([sys.executable, str(path), kind], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+        # Without a buffer, from which communicate() would not take what readline() left.
+        child = subprocess.Popen(
+            [sys.executable, str(path), kind], bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
+        )
         assert child.stdout is not None
         assert child.stdout.readline() == b"begun\n"
         child.send_signal(signal.SIGINT)
