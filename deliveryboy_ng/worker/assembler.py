@@ -11,8 +11,8 @@ every start, so it is short.  It greets on stdout with one line ::
     SIZE bytes
 
 (ENCODING is raw or base64), a marshalled dict of module names and their marshalled code or source, and executes its entry
-"" (boot.py) with that dict as ``w``, the nonce as ``n``, that line's words as ``t`` and the bytes read too far as
-``d``.  While the worker is on its way it imports what that will need.  End of input before that means that nobody wants it: it leaves.
+"" (boot.py) with that dict as ``w``, the nonce as ``n`` and that line's words as ``t``; nothing that comes behind the worker is
+read.  While the worker is on its way it imports what that will need.  End of input before that means that nobody wants it: it leaves.
 """
 
 import posix, sys
@@ -28,22 +28,27 @@ try:
     import _ctypes, faulthandler, select
 except ImportError:
     pass
-d = t = b""
-z = 1 << 30
-while len(d) < z:
-    c = posix.read(0, 262144)
+d = b""
+while b"\n" not in d:
+    c = posix.read(0, 4096)
     if not c:
         posix._exit(0)
     d += c
-    if not t and b"\n" in d:
-        t, c, d = d.partition(b"\n")
-        t = t.decode().split()
-        z = int(t[2])
+t, _, d = d.partition(b"\n")
+t = t.decode().split()
+w = bytearray(int(t[2]))
+z = len(d)
+w[:z] = d
+d = memoryview(w)
+while z < len(w):
+    c = posix.readv(0, [d[z:]])
+    if not c:
+        posix._exit(0)
+    z += c
 import marshal
-w, d = d[:z], d[z:]
 if t[1] == "base64":
     import binascii
     w = binascii.a2b_base64(w)
-w = marshal.loads(w)
+w, d = marshal.loads(w), None
 c = w.pop("")
 exec(c if isinstance(c, str) else marshal.loads(c))

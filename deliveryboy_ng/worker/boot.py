@@ -1,8 +1,7 @@
 """Second stage: makes the worker's modules importable from memory under their real names, and starts the supervisor.
 
 Contract: executed by the assembler in its own namespace, where ``w`` maps module names to marshalled code or source,
-``n`` is the nonce, ``t`` has the words of the line before the worker, from the fourth on those for the supervisor, and ``d``
-holds the bytes read behind the worker's text.
+``n`` is the nonce, and ``t`` has the words of the line before the worker, from the fourth on those for the supervisor.
 """
 
 import _frozen_importlib
@@ -51,4 +50,4 @@ package.__package__ = PACKAGE
 package.__path__ = []
 package.__getattr__ = submodule  # type: ignore[method-assign]
 sys.meta_path.insert(0, Finder())
-package.supervisor.main(globals()["n"].encode(), globals()["d"], *globals()["t"][3:])
+package.supervisor.main(globals()["n"].encode(), *globals()["t"][3:])

@@ -1,6 +1,6 @@
 """The supervisor: opens the wire on the far side, forks one process a call, and alone tells what became of it.
 
-Contract: far side, standard library only, Python 3.8+.  ``main(nonce, pending, lane, own, early)`` is entered once by boot.py.
+Contract: far side, standard library only, Python 3.8+.  ``main(nonce, lane, own, early, workers)`` is entered once by boot.py.
 Stdin carries frames to this side, stdout frames to the near side; stderr is left alone.  It never runs, unpickles or
 imports anything of the caller's: that is done in the call process (call.py), whose output, reply and end it relays.
 When stdin ends, or the wire breaks, everything it started is killed and it leaves.
@@ -78,9 +78,8 @@ class Supervisor:
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _HANDLED)
         return wake
 
-    def serve(self, pending: bytes) -> None:
+    def serve(self) -> None:
         """Run until the near side hangs up, or says that the call just done was the last."""
-        self._take(pending)
         while True:
             self.channel.flush()
             if self.stop or self.channel.broken or not (self.listening or self.calls):
@@ -634,7 +633,7 @@ class Supervisor:
         self.channel.drain()
 
 
-def main(nonce: bytes, pending: bytes, lane: str, own: str, early: str, workers: str) -> None:
+def main(nonce: bytes, lane: str, own: str, early: str, workers: str) -> None:
     """Serve the session and leave; never returns.
 
     :param early: modules that the calls will need
@@ -653,7 +652,7 @@ def main(nonce: bytes, pending: bytes, lane: str, own: str, early: str, workers:
             _import_now(early.split(",")[1:])
         adopts = system.become_supervisor()
         _quiet_terminal()
-        Supervisor(nonce, lane, adopts, workers).serve(pending)
+        Supervisor(nonce, lane, adopts, workers).serve()
         code = 0
     except frames.FrameError as error:
         posix.write(2, ("deliveryboy: %s\n" % error).encode())
