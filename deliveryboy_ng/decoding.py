@@ -263,7 +263,7 @@ def _numbers(codes: str) -> Callable[[_Decoder, list[Any]], list[Any]]:
 
 
 def _bools(self: _Decoder, node: list[Any]) -> list[Any]:
-    data = self.buffer(node[1])
+    data = memoryview(self.buffer(node[1]))
     self.charge(len(data))
     made: list[Any] = data.cast("?").tolist()
     self.numbered.append(made)

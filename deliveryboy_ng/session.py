@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -396,8 +397,8 @@ class Session:
 
     def _welcome(self, hello: bytes) -> Greeting:
         try:
-            _, protocol, version, magic, terminal, socket = hello.decode().split()
-            takes_sockets = socket == "1" and self._wire.passes_descriptors
+            _, protocol, version, magic, terminal, by_socket = hello.decode().split()
+            takes_sockets = by_socket == "1" and self._wire.passes_descriptors
             greeting = Greeting(int(version, 16), bytes.fromhex(magic[1:]), terminal == "1", takes_sockets)
             spoken = int(protocol)
         except ValueError:
@@ -563,14 +564,18 @@ class Session:
             self._wire.send(self._encoder.pieces(frames.ATTACH, number))
             return
 
-        def use(fd: int) -> bulk.Sender | bulk.Receiver:
-            return bulk.Sender(fd, parcel.parts.large) if starts else reply.receive(fd)
+        def use(end: socket.socket) -> bulk.Sender | bulk.Receiver:
+            if not starts:
+                return reply.receive(end.fileno())
+            return bulk.Sender(lambda data: end.send(data, socket.MSG_NOSIGNAL), parcel.parts.large)
 
         def moved(size: int) -> None:
             if not starts:
                 exchange.ending.hear(frames.REPLY, size)
 
-        lent = self._wire.lend(self._encoder.encode(frames.ATTACH, number), use, moved)
+        # The far side finds the descriptors that have come in their order, so a frame says whether one belongs to it.
+        frame, instead = (self._encoder.encode(frames.ATTACH, number, comes) for comes in (b"1", b""))
+        lent = self._wire.lend(frame, instead, use, moved)
         if lent is not None:
             exchange.lent.append(lent)
         if starts:

@@ -92,7 +92,8 @@ class Wire:
         try:
             self._fds["wake"], self._fds["poke"] = os.pipe()
             if self.passes_descriptors:
-                far_in, self._fds["stdin"] = _sockets()
+                far_in, self._stdin = _sockets()
+                self._fds["stdin"] = self._stdin.fileno()
             else:
                 far_in, self._fds["stdin"] = os.pipe()
             far.append(far_in)
@@ -154,24 +155,29 @@ class Wire:
         if "stdin" in self._fds:
             self._poll.register(self._fds["stdin"], select.POLLOUT)
 
-    def lend(self, frame: bytes, use: Callable[[int], bulk.Sender | bulk.Receiver], moved: Callable[[int], object]) -> Lent | None:
+    def lend(
+        self,
+        frame: bytes,
+        instead: bytes,
+        use: Callable[[socket.socket], bulk.Sender | bulk.Receiver],
+        moved: Callable[[int], object],
+    ) -> Lent | None:
         """Queue a frame with the descriptor of one end of a new socket; this side has the other.
 
-        If there can be no more descriptors here the frame goes without one, and the far side makes do.
-
+        :param instead: the frame that goes if there can be no more descriptors; the far side makes do
         :param use: gets that
         :param moved: is told how many bytes have gone or come
         """
         try:
             far, near = _sockets()
         except OSError:
-            self.send(iter([frame]))
+            self.send(iter([instead]))
             return None
-        os.set_blocking(near, False)
-        lent = self._lent[near] = Lent(near, use(near), moved, self._take_back)
+        near.setblocking(False)
+        lent = self._lent[near.fileno()] = Lent(near, use(near), moved, self._take_back)
         self._poll.register(near, select.POLLOUT if isinstance(lent.user, bulk.Sender) else select.POLLIN)
         self._passing.append(far)
-        self.send(iter([_Accompanied.of(frame, far)]))
+        self.send(iter([_Accompanied.of(frame, instead, far)]))
         return lent
 
     def _take_back(self, fd: int) -> None:
@@ -248,12 +254,15 @@ class Wire:
                         return
                     if isinstance(piece, _Accompanied):
                         self._held = piece
-                        piece = piece.send(self._fds["stdin"])
+                        piece = piece.send(self._stdin)
                         self._passing.remove(self._held.fd)
                         os.close(self._held.fd)
                         self._held = None
                     self._unsent = memoryview(piece)
-                written = os.write(self._fds["stdin"], self._unsent)
+                if self.passes_descriptors:
+                    written = self._stdin.send(self._unsent, socket.MSG_NOSIGNAL)
+                else:
+                    written = os.write(self._fds["stdin"], self._unsent)
                 self.written += written
                 self._unsent = self._unsent[written:]
         except BlockingIOError:
@@ -283,7 +292,10 @@ class Wire:
                 self._poll.unregister(fd)
             except KeyError:
                 pass
-            os.close(fd)
+            if name == "stdin" and self.passes_descriptors:
+                self._stdin.close()
+            else:
+                os.close(fd)
 
     def forget(self) -> None:
         """Close the descriptors and nothing more."""
@@ -347,10 +359,14 @@ class Lent:
     """
 
     def __init__(
-        self, fd: int, user: bulk.Sender | bulk.Receiver, moved: Callable[[int], object], closed: Callable[[int], object]
+        self,
+        end: socket.socket,
+        user: bulk.Sender | bulk.Receiver,
+        moved: Callable[[int], object],
+        closed: Callable[[int], object],
     ) -> None:
         self.user = user
-        self._fd = fd
+        self._end = end
         self._moved, self._closed = moved, closed
 
     def turn(self, times: int = _TURNS) -> bool:
@@ -378,41 +394,43 @@ class Lent:
 
     def close(self) -> None:
         """Also in a child that the caller has forked, which has copies of all descriptors."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            self._closed(fd)
-            os.close(fd)
+        if self._end.fileno() >= 0:
+            self._closed(self._end.fileno())
+            self._end.close()
 
 
 class _Accompanied(bytes):
-    """A frame, and a descriptor that goes with it."""
+    """A frame, and a descriptor that goes with it; and the frame that goes if it cannot."""
 
     fd: int
+    instead: bytes
 
     @classmethod
-    def of(cls, frame: bytes, fd: int) -> _Accompanied:
+    def of(cls, frame: bytes, instead: bytes, fd: int) -> _Accompanied:
         made = cls(frame)
-        made.fd = fd
+        made.instead, made.fd = instead, fd
         return made
 
-    def send(self, wire: int) -> bytes:
+    def send(self, wire: socket.socket) -> bytes:
         """What could not be written at once of the frame; its descriptor goes with the first byte.
 
-        :raises OSError: if that cannot be written, BlockingIOError too
+        :raises BlockingIOError: if nothing can be written now
         """
-        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, wire)
         try:
-            return self[socket.send_fds(end, [self], [self.fd]) :]
-        finally:
-            end.detach()
+            return self[socket.send_fds(wire, [self], [self.fd], socket.MSG_NOSIGNAL) :]
+        except BlockingIOError:
+            raise
+        except OSError:
+            # There may be too many descriptors on their way (unix(7), ETOOMANYREFS); what else it may be shows in the next write.
+            return self.instead
 
 
-def _sockets() -> tuple[int, int]:
-    """Two connected ones, the far end first."""
-    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    for end in ends:
+def _sockets() -> tuple[int, socket.socket]:
+    """Two connected ones: the far end, and this side's."""
+    far, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    for end in (far, near):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, bulk.BUFFER)
-    return ends[0].detach(), ends[1].detach()
+    return far.detach(), near
 
 
 def _nameless_file() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import resource
 import signal
 import socket
@@ -16,6 +17,7 @@ import numpy
 import pytest
 
 from deliveryboy_ng import (
+    CallCancelled,
     CallDied,
     Confinement,
     DeliveryError,
@@ -296,6 +298,135 @@ def test_a_caller_without_descriptors_to_spare() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for fd in kept:
                 os.close(fd)
+
+
+def was_cancelled(delivery: Any) -> bool:
+    try:
+        return delivery.receipt(30).verdict is Verdict.CANCELLED
+    except CallCancelled:
+        return True  # before anything of it was sent
+
+
+def test_a_call_is_cancelled_before_it_has_its_arguments() -> None:
+    """Again and again, so that it comes at any moment of its start; the others of the session do not notice."""
+    with DeliveryExecutor(3) as executor:
+        executor.submit(len, DATA).result()
+        bystander = executor.submit(time.sleep, 3)
+        started = time.monotonic()
+        for number in range(60):
+            victim = executor.submit(lambda data: time.sleep(60), DATA)
+            time.sleep(number % 6 * 0.0005)
+            victim.cancel()
+            assert was_cancelled(victim)
+        assert time.monotonic() - started < 20
+        assert bystander.receipt(30).ok
+    for number in range(10):
+        alone = deliver(lambda data: time.sleep(60)).submit(DATA)
+        time.sleep(number * 0.003)
+        alone.cancel()
+        assert was_cancelled(alone)
+
+
+def test_a_call_is_terminated_before_it_has_its_arguments() -> None:
+    with DeliveryExecutor(1) as executor:
+        executor.submit(len, DATA).result()
+        for number in range(12):
+            victim = executor.submit(lambda data: time.sleep(60), DATA)
+            time.sleep(number % 6 * 0.0005)
+            victim.terminate(0.1)
+            assert not victim.receipt(30).ok
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from deliveryboy_ng import deliver
+
+data = bytes(400_000)
+wait = deliver(lambda data: time.sleep(30))
+deliver(len)(data)
+missed = 0
+for number in range(20):
+    timer = threading.Timer(0.002 + number * 0.002, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        wait(data)
+        missed += 1
+    except KeyboardInterrupt:
+        pass
+    timer.join()
+print(missed)
+"""
+
+
+def test_ctrl_c_before_the_arguments_have_come_is_not_lost(script: Any) -> None:
+    result = script(INTERRUPTED)
+    assert (result.stdout, result.returncode) == (b"0\n", 0), result.stderr
+
+
+BROKEN_PIPE = """
+import os, signal
+from deliveryboy_ng import CallDied, deliver
+
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+class Ends:
+    def __reduce__(self):
+        return os._exit, (3,)
+
+try:
+    deliver(len)([bytes(30_000_000), Ends(), bytes(30_000_001)])
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+def test_a_caller_that_dies_of_broken_pipes_does_not_die_of_a_calls_death(script: Any) -> None:
+    result = script(BROKEN_PIPE)
+    assert (result.stdout, result.returncode) == (b"CallExited\n", 0), result.stderr
+
+
+@pytest.mark.parametrize("size", [3000, 300_000])
+def test_buffers_arrive_as_pickle_would_have_it(size: int) -> None:
+    for data in (b"x" * size, bytearray(b"x") * size):
+        found = deliver(lambda buffer: (type(buffer), buffer))(pickle.PickleBuffer(data))
+        assert found == (type(data), data)
+
+
+def test_columns_of_truth_values_come_as_data() -> None:
+    values = [True, False] * 200_000
+    assert deliver(trust=False)(lambda: [True, False] * 200_000)() == values
+    table = deliver(trust=False)(lambda: [{"a": True, "b": n} for n in range(300_000)])()
+    assert table[5] == {"a": True, "b": 5} and len(table) == 300_000
+
+
+def test_an_answer_of_very_many_large_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer() -> list[Any]:
+        from deliveryboy_ng.worker import call  # type: ignore[attr-defined]
+
+        call.LONGEST_PREFACE = 10
+        return [DATA, DATA[1:]]
+
+    assert deliver(answer)() == [DATA, DATA[1:]]
+
+
+def test_a_socket_is_its_calls_alone() -> None:
+    """Calls that ask for sockets which they do not need, while others get theirs."""
+
+    def greedy() -> bytes:
+        answers = socket.socket(fileno=os.dup(3))
+        answers.sendall(b"B" + (0).to_bytes(8, "big"))
+        _, fds, _, _ = socket.recv_fds(answers, 1, 1)
+        return socket.socket(fileno=fds[0]).recv(100) if fds else b""
+
+    secret = b"secret" * 100_000
+    with DeliveryExecutor(4, trust=False) as executor:
+        for _ in range(40):
+            thieves = [executor.submit(greedy) for _ in range(3)]
+            honest = [executor.submit(len, secret) for _ in range(3)]
+            assert [each.result(30) for each in honest] == [len(secret)] * 3
+            for thief in thieves:
+                receipt = thief.receipt(30)
+                assert receipt.value in (b"", None) or receipt.exception is not None
 
 
 # --- lies -------------------------------------------------------------------------------------------------------------

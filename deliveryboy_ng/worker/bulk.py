@@ -14,7 +14,7 @@ from . import system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator
+    from typing import Any, Callable, Iterator
 
 LEAST = 1 << 18
 """Bytes of a piece that is worth a socket of its own."""
@@ -40,13 +40,11 @@ class Piece:
 
     def freeze(self) -> None:
         """Keep it as it is now, whatever its owner does to it."""
-        if not (self.kind == BYTES or self._is_frozen()):
+        if not isinstance(self.view.obj, bytes):
             room = Room(VIEW, self.size)
             room.view[:] = self.view
-            self.view = memoryview(room.take())
-
-    def _is_frozen(self) -> bool:
-        return self.view.readonly and isinstance(self.view.obj, bytes)
+            stands, self.view = self.view.readonly, room.take()
+            self.view = self.view.toreadonly() if stands else self.view
 
     @property
     def stand_in(self) -> bytes:
@@ -87,9 +85,14 @@ class Parts:
         before = self._parts[-1] if self._parts and isinstance(self._parts[-1], bytes) else b""
         for head in _heads(size):
             if before.endswith(head):
-                kind = _kind_of(data)
+                view = data.raw() if hasattr(data, "raw") else memoryview(data)
+                if hasattr(view.obj, "__array_interface__"):
+                    # Whatever memory it is, an array is made of it.
+                    kind = VIEW
+                else:
+                    kind = BYTEARRAY if head[:1] == _BYTEARRAY8 else BYTES
                 self._parts[-1] = before[: -len(head)]
-                self._parts.append(Piece(kind, data.raw() if hasattr(data, "raw") else memoryview(data), head))
+                self._parts.append(Piece(kind, view, head))
                 return
         self._parts.append(bytes(data))
 
@@ -159,8 +162,9 @@ def expected(text: bytes) -> "list[tuple[str, int]]":
 class Sender:
     """The end of the socket that pieces are written to."""
 
-    def __init__(self, fd: int, pieces: "list[Piece]") -> None:
-        self.fd = fd
+    def __init__(self, write: "Callable[[memoryview], int]", pieces: "list[Piece]") -> None:
+        """:param write: writes what there is room for, and tells how much; raises OSError"""
+        self._write = write
         self._left = [piece.view for piece in reversed(pieces)]
 
     def turn(self) -> int:
@@ -170,7 +174,7 @@ class Sender:
         """
         if not self._left:
             return 0
-        written = posix.write(self.fd, self._left[-1][:MOST_AT_ONCE])
+        written = self._write(self._left[-1][:MOST_AT_ONCE])
         self._left[-1] = self._left[-1][written:]
         if not self._left[-1]:
             self._left.pop()
@@ -235,6 +239,6 @@ def send_all(fd: int, pieces: "list[Piece]") -> None:
 
     :raises OSError: if nobody reads them
     """
-    sender = Sender(fd, pieces)
+    sender = Sender(lambda data: posix.write(fd, data), pieces)
     while not sender.is_done:
         sender.turn()

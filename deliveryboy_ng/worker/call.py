@@ -80,13 +80,14 @@ class Pipes:
     :ivar far: the ends of its stdout, stderr and reply that it writes to, and for one that waits for its call, a socket
     :ivar given: of its input, the inode and the bytes
     :ivar keeps_others: whether other descriptors are the caller's: what an initializer has opened
-    :ivar by_socket: whether the reply's is a socket, through which another can come
+    :ivar by_socket: whether the reply's is a socket, through which another can come, unless something else is said
     """
 
     keeps_others = False
     by_socket = False
 
-    def __init__(self, stdin: int, detached: bool, given: int = 0) -> None:
+    def __init__(self, stdin: int, detached: bool, given: int = 0, by_socket: "bool | None" = None) -> None:
+        by_socket = self.by_socket if by_socket is None else by_socket
         self.stdin = stdin
         self.given = (posix.fstat(stdin).st_ino, given)
         self._closed = False
@@ -98,7 +99,7 @@ class Pipes:
                 if detached:
                     self.far.append(posix.open("/dev/null", posix.O_WRONLY))
                 else:
-                    read, write = system.socketpair() if self.by_socket and place == REPLY_FD else posix.pipe()
+                    read, write = system.socketpair() if by_socket and place == REPLY_FD else posix.pipe()
                     self.near.append(read)
                     self.far.append(write)
         except OSError:
@@ -755,7 +756,11 @@ def _reply(status: bytes, payload: "Any", first: "Any" = None) -> int:
 def _send_in_parts(status: bytes, parts: "bulk.Parts") -> None:
     from . import bulk, sockets
 
-    _send(b"B", bulk.announced(parts.large))
+    announced = bulk.announced(parts.large)
+    if len(announced) > LONGEST_PREFACE:
+        _send(status, *parts.whole())
+        return
+    _send(b"B", announced)
     socket = sockets.receive_descriptor(REPLY_FD)
     if socket < 0:
         _send(b"B")

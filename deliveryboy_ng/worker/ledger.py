@@ -65,6 +65,11 @@ class Call:
         self.parts = {kind: [part] for kind, part in zip(kinds, [given, *box])}
 
     @property
+    def is_trusted(self) -> bool:
+        """Whether it could do here what it likes anyhow."""
+        return self.setup["accepts"] is None and not self.setup["guard"]
+
+    @property
     def answered(self) -> bool:
         """Whether the function is over and its reply on the way."""
         return self.announced or (self.head != b"" and self.head[:1] not in b"AI")

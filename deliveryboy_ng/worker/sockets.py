@@ -25,14 +25,16 @@ def rights(fds: "list[int]") -> "list[tuple[int, int, bytes]]":
 
 
 def receive(socket: "Any", size: int, most: int) -> "tuple[bytes, list[int]]":
-    """Bytes, and the descriptors that came with them.
+    """Bytes, and the descriptors that came with them; -1 behind them if there was no room here for all.
 
     :raises OSError: BlockingIOError too
     """
-    data, words, _, _ = socket.recvmsg(size, _socket.CMSG_SPACE(most * INT))
+    data, words, flags, _ = socket.recvmsg(size, _socket.CMSG_SPACE(most * INT))
     found: "list[int]" = []
     for _, _, packed in words:
         found += [int.from_bytes(packed[at : at + INT], sys.byteorder) for at in range(0, len(packed) - INT + 1, INT)]
+    if flags & _socket.MSG_CTRUNC:
+        found.append(-1)
     return data, found
 
 
@@ -48,13 +50,13 @@ def receive_descriptor(fd: int) -> int:
     return found[0] if found else -1
 
 
-def send_descriptor(fd: int, passed: int) -> None:
-    """Send it, or, if it is -1, say that there is none; nobody waits for room.
-
-    :raises OSError: if that cannot be
-    """
+def send_descriptor(fd: int, passed: int) -> bool:
+    """Send it, or, if it is -1, say that there is none; nobody waits for room.  Tells whether it went."""
     socket = of(fd)
     try:
         socket.sendmsg([b"+"], rights([passed] if passed >= 0 else []), _socket.MSG_DONTWAIT)
+    except OSError:
+        return False
     finally:
         socket.detach()
+    return True

@@ -28,6 +28,7 @@ _SIZES = 32
 _WITH_INPUT, _WITH_SOCKET = 1, 2
 # Whoever kills them again and again shall not keep the supervisor busy.
 _MOST_DEATHS = 1000
+_MOST_TRIES = 3
 _POLLIN = 1
 # Seconds until it is tried again where there was no room.
 _PAUSE = 1.0
@@ -189,7 +190,7 @@ class Spares:
         """One that has been given its call; None if there has to be a template's first.  Raises OSError."""
         # The next will most likely be like this one.
         self.expected = setup
-        while True:
+        for _ in range(len(self._waiting) + _MOST_TRIES):
             if not self._waiting:
                 if self._from_template:
                     return None
@@ -198,6 +199,7 @@ class Spares:
             if spare.setup in (b"", setup) and spare.feed([b"" if spare.setup else setup, *box], given, socket):
                 return spare
             spare.close()
+        raise OSError("none of its processes can be told what to do")
 
     def drop(self, pid: int) -> bool:
         """Forget the one that has ended; tells whether it was one of these."""

@@ -63,7 +63,10 @@ class Supervisor:
         self.wake = self._watch_signals()
         self.poll.register(self.wake, select.POLLIN)
         self.channel = channel.Channel(nonce, lane, self.poll)
-        call_process.Pipes.by_socket = self.channel.passes_descriptors and system.can_pair_sockets()
+        # Whether answers can come by a socket, and whether also those of who might misuse it.
+        self.by_socket, call_process.Pipes.by_socket = False, False
+        if self.channel.passes_descriptors:
+            self.by_socket, call_process.Pipes.by_socket = system.can_pair_sockets()
 
     @staticmethod
     def _watch_signals() -> int:
@@ -119,8 +122,10 @@ class Supervisor:
                 self._signal_call(number, payload)
                 continue
             if kind == frames.ATTACH:
-                self._attach(self.calls.get(number))
+                self._attach(self.calls.get(number), bool(payload))
                 continue
+            if kind == frames.START and number not in self.calls:
+                continue  # it has been refused
             call = self.calls.setdefault(number, ledger.Call(number))
             call.parts.setdefault(kind, []).append(payload)
             if kind == frames.SETUP and not more:
@@ -134,23 +139,19 @@ class Supervisor:
         call.packed_setup = call.part(frames.SETUP)
         call.setup = marshal.loads(call.packed_setup)
 
-    def _attach(self, call: "ledger.Call | None") -> None:
-        """A socket has come that was asked for: hand it on.  Its bytes are none of this process's business."""
-        fd = self.channel.descriptors.pop(0) if self.channel.descriptors else -1
+    def _attach(self, call: "ledger.Call | None", comes: bool) -> None:
+        """A socket has come that was asked for, or there is none: hand it on.  Its bytes are none of this process's business."""
+        fd = self.channel.descriptors.pop(0) if comes and self.channel.descriptors else -1
         if call is not None and not call.pid:
             call.socket = fd
             return
         from . import sockets
 
-        try:
-            for reply, stream in call.pipes.items() if call is not None else ():
-                if stream == "reply":
-                    sockets.send_descriptor(reply, fd)
-        except OSError:
-            pass  # it has ended
-        finally:
-            if fd >= 0:
-                posix.close(fd)
+        for reply, stream in call.pipes.items() if call is not None else ():
+            if stream == "reply" and not sockets.send_descriptor(reply, fd):
+                sockets.send_descriptor(reply, -1)
+        if fd >= 0:
+            posix.close(fd)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
@@ -164,7 +165,8 @@ class Supervisor:
         try:
             self._check_start(call, box)
             self._make_ready(call.setup)
-            pipes = call_process.Pipes(call_process.input_file(given), bool(call.setup["detached"]), len(given))
+            by_socket = self.by_socket and (call.is_trusted or call_process.Pipes.by_socket)
+            pipes = call_process.Pipes(call_process.input_file(given), bool(call.setup["detached"]), len(given), by_socket)
             # What is held here behind the fork would be the call's, too.
             del given
             if call.setup["template"]:
@@ -417,7 +419,7 @@ class Supervisor:
     def _signal_call(self, number: int, what: bytes) -> None:
         call = self.calls.get(number)
         if call is None or not call.pid:
-            if what != b"interrupt":
+            if what != b"interrupt" or self.spares is None:
                 self._cancel_early(call)
         elif call.status is None and not call.settled:
             if what == b"interrupt":
@@ -432,11 +434,12 @@ class Supervisor:
 
     def _cancel_early(self, call: "ledger.Call | None") -> None:
         """It has no process yet; or, in a session that stays open, has ended meanwhile."""
-        if self.spares is None:
-            self.stop = True
-        elif call in self.queue:
-            self.queue.remove(call)
+        if call is not None and call.setup:
+            if call in self.queue:
+                self.queue.remove(call)
             self._refuse(call, "cancelled before it began")
+        elif self.spares is None:
+            self.stop = True
 
     def _has_answered(self, call: ledger.Call) -> bool:
         """Whether the function is over already: then no interrupt can reach it any more."""

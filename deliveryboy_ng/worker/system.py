@@ -133,13 +133,15 @@ def address_of(view: "memoryview | bytearray") -> int:
     return int(_ctypes.addressof(_checked["byte"].from_buffer(view)))
 
 
-def can_pair_sockets() -> bool:
-    """Whether :func:`socketpair` works here."""
+def can_pair_sockets() -> "tuple[bool, bool]":
+    """Whether :func:`socketpair` works here, and whether nobody can keep this process busy by what he passes to it."""
     try:
-        import _ctypes  # noqa: F401
-    except ImportError:
-        return False
-    return sys.platform.startswith("linux")
+        ends = socketpair() if sys.platform.startswith("linux") else ()
+    except OSError:
+        ends = ()
+    for fd in ends:
+        posix.close(fd)
+    return bool(ends), bool(ends and _checked["refuses"])
 
 
 def socketpair() -> "tuple[int, int]":
@@ -153,7 +155,7 @@ def socketpair() -> "tuple[int, int]":
         raise OSError(_EMFILE, posix.strerror(_EMFILE))
     first, second = (int.from_bytes(ends[start : start + 4], sys.byteorder) for start in (0, 4))
     # Whoever closes a descriptor that was passed to him may have to wait for what it belongs to.
-    _call("setsockopt", first, _SOL_SOCKET, _SO_PASSRIGHTS, bytes(4), 4)
+    _checked["refuses"] = _call("setsockopt", first, _SOL_SOCKET, _SO_PASSRIGHTS, bytes(4), 4) == 0
     return first, second
 
 
