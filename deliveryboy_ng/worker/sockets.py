@@ -40,7 +40,10 @@ def receive(socket: "Any", size: int, most: int) -> "tuple[bytes, list[int]]":
 
 def receive_descriptor(fd: int) -> int:
     """The descriptor that comes through the socket *fd*, -1 if none does."""
-    socket = of(fd)
+    try:
+        socket = of(fd)
+    except OSError:
+        return -1  # it is none
     try:
         _, found = receive(socket, 1, 1)
     except OSError:
@@ -52,7 +55,10 @@ def receive_descriptor(fd: int) -> int:
 
 def send_descriptor(fd: int, passed: int) -> bool:
     """Send it, or, if it is -1, say that there is none; nobody waits for room.  Tells whether it went."""
-    socket = of(fd)
+    try:
+        socket = of(fd)
+    except OSError:
+        return False
     try:
         socket.sendmsg([b"+"], rights([passed] if passed >= 0 else []), _socket.MSG_DONTWAIT)
     except OSError:
