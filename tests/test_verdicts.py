@@ -502,7 +502,7 @@ def test_mapped_memfd_counts_once_and_its_private_copies_besides() -> None:
             kept = mmap.mmap(memfd, 60 * MEBIBYTE, flags)
             for page in range(0, len(kept), 4096):
                 kept[page] = 1
-        time.sleep(0.5)
+        time.sleep(5 if private else 0.5)
 
     far = deliver(limits=Limits(memory="100M"), input=bytes(50 * MEBIBYTE), output="capture")(work)
     shared = far.run(False)
