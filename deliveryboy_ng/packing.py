@@ -155,8 +155,7 @@ def _pack(
     code_travels: bool,
 ) -> Box:
     written: list[Any] = []
-    file = types.SimpleNamespace(write=lambda data: written.append(data if type(data) is not memoryview else bytes(data)))
-    pickler = BoxPickler(file, collector, by_value, code_travels)
+    pickler = BoxPickler(rebuild.collector(written), collector, by_value, code_travels)
     try:
         pickler.dump((func, args, kwargs))
     except DeliveryPackingError:

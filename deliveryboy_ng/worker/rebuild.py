@@ -131,8 +131,13 @@ def dump(value: object, file: "Any") -> None:
 def dump_apart(value: object) -> "tuple[list[Any], bool]":
     """The same, in parts as :class:`bulk.Parts` takes them: large bytes are not copied; and whether they are of a pickle."""
     written: "list[Any]" = []
-    dump(value, _namespace(write=lambda data: written.append(data if type(data) is not memoryview else bytes(data))))
+    dump(value, collector(written))
     return written, True
+
+
+def collector(written: "list[Any]") -> "Any":
+    """A file for a pickler, which keeps what is written as it is; only a view of memory that is not its own is copied."""
+    return _namespace(write=lambda data: written.append(data if type(data) is not memoryview else bytes(data)))
 
 
 def dumps_error(error: BaseException) -> bytes:

@@ -32,7 +32,6 @@ _MOST_TRIES = 3
 _POLLIN = 1
 # Seconds until it is tried again where there was no room.
 _PAUSE = 1.0
-_INT = 4
 _SCM_CREDENTIALS = 2  # unix(7)
 
 
@@ -68,13 +67,13 @@ class Spare:
         import _socket
 
         try:
-            data, words, _, _ = self._feed.recvmsg(1, _socket.CMSG_SPACE(3 * _INT), _socket.MSG_DONTWAIT)
+            data, words, _, _ = self._feed.recvmsg(1, _socket.CMSG_SPACE(3 * sockets.INT), _socket.MSG_DONTWAIT)
         except OSError:
             return 0
         if not data:
             return 0
         found = [word for level, kind, word in words if (level, kind) == (_socket.SOL_SOCKET, _SCM_CREDENTIALS)]
-        return int.from_bytes(found[0][:_INT], sys.byteorder) if found else 0
+        return int.from_bytes(found[0][: sockets.INT], sys.byteorder) if found else 0
 
     def settle(self, pid: int) -> None:
         """It has been forked."""
