@@ -23,7 +23,7 @@ from .exceptions import DeliveryOptionError
 from .journey import Journey
 from .limits import Limits
 from .options import Options
-from .worker import rebuild
+from .worker import reconstructors
 
 __all__ = ["DeliveryExecutor"]
 
@@ -261,7 +261,7 @@ class Start:
 
     @staticmethod
     def __deliveryboy_reduce__(start: Start) -> tuple[Any, ...]:
-        return rebuild.Start, (start.names, start.func)
+        return reconstructors.Start, (start.names, start.func)
 
 
 class Each:
@@ -276,7 +276,7 @@ class Each:
 
     @staticmethod
     def __deliveryboy_reduce__(each: Each) -> tuple[Any, ...]:
-        return rebuild.Each, (each.func,)
+        return reconstructors.Each, (each.func,)
 
 
 def _chunks(items: Iterator[tuple[Any, ...]], size: int) -> Iterator[tuple[Any, ...]]:

@@ -21,9 +21,9 @@ from .options import Options
 from .output import Sink
 from .receipt import Receipt, Usage, Verdict
 from .session import Account, Ending, Exchange, Greeting, Parcel, Session, describe
-from .transports import is_elsewhere, namespaces_of
+from .transports import is_elsewhere, lane_of, namespaces_of
 from .verdicts import Case, judge
-from .worker import call
+from .worker import preparing, records
 
 __all__ = ["Journey"]
 
@@ -62,6 +62,7 @@ class Journey:
 
     def renew(self) -> None:
         """Forget what has come back so far: it is sent once more."""
+        self._ready: tuple[bytes, bool, Parcel | None] = (b"", False, None)
         self._problem: BaseException | None = None
         self._value: tuple[Any, ...] = ()
         self._ended = 0.0
@@ -163,7 +164,7 @@ class Journey:
         """Whether there was a Ctrl-C which the function has not dealt with itself."""
         asked = ending.interrupts + self._requests.count("interrupt")
         reached = 0 if ending.account is None else ending.account.interrupts
-        return asked > 0 and (not receipt.ok or reached < asked or receipt.returncode == call.INTERRUPTED_TOO_LATE)
+        return asked > 0 and (not receipt.ok or reached < asked or receipt.returncode == records.INTERRUPTED_TOO_LATE)
 
     def leave(self) -> int:
         """Start the call, see it begin, detach from it, and return the PID of the transport.
@@ -196,12 +197,24 @@ class Journey:
 
     def _open(self, detached: bool) -> tuple[Session, Greeting]:
         noise = None if self.options.discard_excess or detached else functools.partial(self._sink.write, "stdout")
-        return open_session(self.options, kit_of(self.options), self._requests, self._note_session, noise, detached)
+        kit = kit_of(self.options)
+        return open_session(self.options, kit, self._requests, self._note_session, noise, detached, self._get_parcel_ready)
+
+    def _get_parcel_ready(self) -> None:
+        """Most likely the far side is like this one; what is wrong with the parcel is told when it is sent."""
+        expected = Greeting(sys.hexversion, packing.MAGIC, terminal=False, takes_sockets=lane_of(self.options.chain) == "binary")
+        self._ready = (expected.magic, expected.takes_sockets, self._make_parcel(expected))
 
     def _note_session(self, session: Session) -> None:
         self.session = session
 
     def _parcel(self, greeting: Greeting, workers: int = 0) -> Parcel:
+        magic, takes_sockets, parcel = self._ready
+        if parcel is not None and not workers and (magic, takes_sockets) == (greeting.magic, greeting.takes_sockets):
+            return parcel
+        return self._make_parcel(greeting, workers)
+
+    def _make_parcel(self, greeting: Greeting, workers: int = 0) -> Parcel:
         same = greeting.magic == packing.MAGIC
         box = self.box
         try:
@@ -241,7 +254,7 @@ class Journey:
             "keep_children": options.keep_children,
             "magic": packing.MAGIC if box.by_value else b"",
             "python": platform.python_version(),
-            "same_files": None if elsewhere else call.files_stamp(),
+            "same_files": None if elsewhere else preparing.files_stamp(),
             "path": _import_path(),
             "prefixes": (sys.prefix, sys.exec_prefix),
         }

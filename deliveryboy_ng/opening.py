@@ -8,7 +8,7 @@ from collections.abc import Callable
 from .exceptions import InterpreterNotFound
 from .options import Options
 from .session import Greeting, Session
-from .workertext import FOR_CONFINED, FOR_DATA, FOR_GUARDED, FOR_WARM, Kit
+from .workertext import FOR_CONFINED, FOR_DATA, FOR_GUARDED, FOR_TEMPLATE, Kit
 
 __all__ = ["kit_of", "open_session"]
 
@@ -24,16 +24,16 @@ def kit_of(options: Options, workers: int = 0, template: bool = False) -> Kit:
     limits = ("limits",) if options.limits.as_setup() else ()
     own = "-"
     extras: tuple[str, ...] = data
-    early: tuple[str, ...] = data
+    early: tuple[str, ...] = (*data, *limits)
     if confinement is not None:
         own = "pids!" if confinement.capabilities else "pids"
-        extras, early = (*data, *FOR_GUARDED, *FOR_CONFINED), ("confine", *FOR_CONFINED, *data, *limits)
+        extras, early = (*data, *FOR_GUARDED, *FOR_CONFINED), ("confine", *FOR_CONFINED, *early)
     elif options.guard:
         own = "-" if options.guard == "pid namespace" or options.keep_children else "pids?"
-        extras, early = (*data, *FOR_GUARDED), ("confine", *data, *limits)
+        extras, early = (*data, *FOR_GUARDED), ("confine", *early)
     if workers:
         # Its calls need not be alike.
-        extras, early = (*FOR_DATA, *FOR_GUARDED, *FOR_CONFINED, *FOR_WARM), (*early, "spares")
+        extras = (*FOR_DATA, *FOR_GUARDED, *FOR_CONFINED, *FOR_TEMPLATE)
     return Kit(own, extras, early, workers, template)
 
 
@@ -44,12 +44,14 @@ def open_session(
     opened: Callable[[Session], object],
     noise: Callable[[bytes], object] | None,
     detached: bool = False,
+    meanwhile: Callable[[], object] | None = None,
 ) -> tuple[Session, Greeting]:
     """Start the transport with the first interpreter that answers.
 
     :param requests: see :class:`Session`
     :param opened: is told of each session that is tried, before it has greeted
     :param noise: gets what the transport prints
+    :param meanwhile: is called while the interpreter starts
     :raises DeliveryError: if none answers
     """
     failures: list[InterpreterNotFound] = []
@@ -62,6 +64,9 @@ def open_session(
         opened(session)
         session.on_noise = noise
         try:
+            session.get_worker_ready()
+            if meanwhile is not None:
+                meanwhile()
             return session, session.greet(options.connect_timeout)
         except InterpreterNotFound as error:
             session.close()

@@ -25,7 +25,7 @@ import cloudpickle.cloudpickle as cp
 
 from . import modules as modules_
 from .exceptions import DeliveryPackingError, VersionMismatchError
-from .worker import bulk, rebuild, standin
+from .worker import bulk, rebuild, reconstructors, standin
 
 __all__ = ["Box", "pack"]
 
@@ -36,18 +36,18 @@ TABLE: dict[Any, Any] = {
     cp._function_setstate: rebuild.function_setstate,
     cp._make_empty_cell: rebuild.make_empty_cell,
     cp._make_cell: rebuild.make_cell,
-    cp._make_skeleton_class: rebuild.make_class,
-    cp._make_skeleton_enum: rebuild.make_enum,
-    cp._class_setstate: rebuild.class_setstate,
-    cp._make_typevar: rebuild.make_typevar,
-    cp._get_dataclass_field_type_sentinel: rebuild.dataclass_sentinel,
-    cp._builtin_type: rebuild.builtin_type,
+    cp._make_skeleton_class: reconstructors.make_class,
+    cp._make_skeleton_enum: reconstructors.make_enum,
+    cp._class_setstate: reconstructors.class_setstate,
+    cp._make_typevar: reconstructors.make_typevar,
+    cp._get_dataclass_field_type_sentinel: reconstructors.dataclass_sentinel,
+    cp._builtin_type: reconstructors.builtin_type,
     cp.subimport: rebuild.import_module,
-    cp.dynamic_subimport: rebuild.make_module,
-    cp._file_reconstructor: rebuild.text_file,
-    cp._make_dict_keys: rebuild.dict_keys,
-    cp._make_dict_values: rebuild.dict_values,
-    cp._make_dict_items: rebuild.dict_items,
+    cp.dynamic_subimport: reconstructors.make_module,
+    cp._file_reconstructor: reconstructors.text_file,
+    cp._make_dict_keys: reconstructors.dict_keys,
+    cp._make_dict_values: reconstructors.dict_values,
+    cp._make_dict_items: reconstructors.dict_items,
 }
 
 
@@ -241,7 +241,7 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
                 self._collector.add(module, f"function {thing.__qualname__}")
                 return NotImplemented if steps == 0 else (rebuild.find, (module, thing.__qualname__, steps))
         if thing.__code__ is _SINGLE_DISPATCH:
-            return rebuild.make_single_dispatch, (dict(thing.registry),)  # type: ignore[attr-defined]
+            return reconstructors.make_single_dispatch, (dict(thing.registry),)  # type: ignore[attr-defined]
         self._needs_code(f"function {module}.{thing.__qualname__}")
         self._collector.scan(thing.__code__, modules_.package_of(thing.__globals__), f"imported in {thing.__qualname__}")
         make, args, (attributes, slots), *rest = self._dynamic_function_reduce(thing)
@@ -259,7 +259,7 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         ):
             self._collector.add(inner.__module__, f"function {inner.__qualname__}")
             return NotImplemented
-        return rebuild.make_cached, (inner, thing.cache_parameters())
+        return reconstructors.make_cached, (inner, thing.cache_parameters())
 
     def _goes_by_value(self, module: Any) -> bool:
         """Whether what is defined in that module travels itself; so does what stands in no module that can be found."""

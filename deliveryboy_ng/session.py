@@ -6,6 +6,7 @@ that uses it: there is no thread and no event loop of its own.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import socket
@@ -21,7 +22,7 @@ from .hops import Failure
 from .transports import Transport, lane_of, wrap
 from .wire import LINGER, TAIL, Lent, Wire
 from .worker import bulk, frames
-from .worker.call import LONGEST_PREFACE, STATUS_SIZE
+from .worker.records import LONGEST_PREFACE, STATUS_SIZE
 from .workertext import Kit, command_line, worker_lines
 
 __all__ = ["Ending", "Exchange", "Greeting", "Parcel", "Session"]
@@ -332,6 +333,7 @@ class Session:
         self._number = 0
         self._exchanges: dict[int, Exchange] = {}
         self.lost = False
+        self._worker_lines: tuple[bytes, str, list[bytes]] = (b"", "", [])
         self._start(detached)
 
     def _start(self, detached: bool) -> None:
@@ -361,6 +363,15 @@ class Session:
     def poke(self) -> None:
         """Make the driving thread look at the requests; from any thread or signal handler."""
         self._wire.poke()
+
+    def get_worker_ready(self) -> None:
+        """Do now what most likely will have to be done when the far side has greeted."""
+        self._lines_for(importlib.util.MAGIC_NUMBER, lane_of(self.chain))
+
+    def _lines_for(self, magic: bytes, lane: str) -> list[bytes]:
+        if self._worker_lines[:2] != (magic, lane):
+            self._worker_lines = (magic, lane, list(worker_lines(self._nonce, magic, lane, self._kit)))
+        return self._worker_lines[2]
 
     # --- the exchange --------------------------------------------------------------------------------------------
 
@@ -415,7 +426,8 @@ class Session:
         self._encoder = frames.Encoder(self._nonce, frames.TO_FAR, lane)
         if lane == "binary":
             self._decoder = frames.RawDecoder()
-        self._wire.send(worker_lines(self._nonce, greeting.magic, lane, self._kit))
+        self._wire.send(iter(self._lines_for(greeting.magic, lane)))
+        self._worker_lines = (b"", "", [])
         return greeting
 
     def deliver(self, parcel: Parcel, **how: Any) -> Ending:

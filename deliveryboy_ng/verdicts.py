@@ -42,7 +42,7 @@ from .receipt import Receipt, Verdict, ending_in_words, in_mebibytes, signal_nam
 from .session import Account, Ending
 from .tracebacks import Origin
 from .transports import is_elsewhere
-from .worker import call
+from .worker import records
 
 __all__ = ["Case", "judge"]
 
@@ -297,7 +297,7 @@ def _ended_itself(receipt: Receipt, case: Case) -> Receipt:
             text += f", under {_as_given(case, 'stack')}"
         return _failed(receipt, Verdict.SIGNALED, CallDied(text + said, signal=receipt.signal, traceback_text=fault))
     code = receipt.returncode or 0
-    if code == call.FAILED and not said:
+    if code == records.FAILED and not said:
         said = "; so ends a function that closes all descriptors, its answer's included"
     text = f"{receipt.function} ended its process with {ending_in_words(code)} instead of returning{said}"
     return _failed(receipt, Verdict.EXITED, CallExited(text, returncode=code))

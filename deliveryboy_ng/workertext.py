@@ -20,29 +20,39 @@ MODULES = (
     "boot",
     "frames",
     "system",
+    "pipes",
+    "records",
+    "parcel",
+    "spare",
+    "spares",
+    "call",
+    "preparing",
+    "answer",
+    "holding",
+    "rebuild",
+    "reconstructors",
+    "shipped",
+    "supervisor",
+    "channel",
+    "ledger",
+    "ending",
+    "processes",
+    "watch",
     "limits",
     "evidence",
-    "landlock",
-    "confine",
-    "watch",
+    "failure",
     "standin",
     "resources",
     "bulk",
+    "memory",
     "sockets",
-    "shipped",
-    "failure",
-    "rebuild",
-    "call",
-    "channel",
-    "ledger",
-    "supervisor",
 )
 # Sent besides, to a call whose answer is to be data, to one that is kept from its supervisor, and to one that is confined.
 FOR_DATA = ("codec",)
-FOR_GUARDED = ("namespaces",)
+FOR_GUARDED = ("landlock", "confine", "namespaces")
 FOR_CONFINED = ("view",)
-# To a session that stays open.
-FOR_WARM = ("spares",)
+# To a session whose calls are forked from a template.
+FOR_TEMPLATE = ("template", "templates")
 _LINE = 960
 
 
@@ -60,22 +70,22 @@ def command_line(executable: str, nonce: str) -> list[str]:
 
 
 @functools.cache
-def _worker(same_version: bool, extras: tuple[str, ...]) -> bytes:
-    parts: dict[str, bytes | str] = {}
+def _worker(same_version: bool, extras: tuple[str, ...]) -> tuple[bytes, int]:
+    """See worker/assembler.py: the worker, and where its index begins."""
+    worker = bytearray()
+    index: dict[str, tuple[int, int]] = {}
     for name in (*MODULES, *extras):
         loader = _loader(name)
+        start = len(worker)
+        worker += marshal.dumps(loader.get_code(loader.name)) if same_version else loader.get_data(loader.path)
         # The one without a name is executed at once, the others are imported when they are first needed.
-        key = "" if name == "boot" else loader.name
-        if same_version:
-            parts[key] = marshal.dumps(loader.get_code(loader.name))
-        else:
-            parts[key] = loader.get_data(loader.path).decode()
-    return marshal.dumps(parts, 2)
+        index["" if name == "boot" else loader.name] = (start, len(worker))
+    return bytes(worker) + marshal.dumps(index, 2), len(worker)
 
 
 @functools.cache
 def _as_text(same_version: bool, extras: tuple[str, ...]) -> bytes:
-    text = binascii.b2a_base64(_worker(same_version, extras), newline=False)
+    text = binascii.b2a_base64(_worker(same_version, extras)[0], newline=False)
     return b"".join(text[start : start + _LINE] + b"\n" for start in range(0, len(text), _LINE))
 
 
@@ -83,9 +93,9 @@ def _as_text(same_version: bool, extras: tuple[str, ...]) -> bytes:
 class Kit:
     """What a session's supervisor needs besides what every one has.
 
-    :ivar own: what it shall have of its own, see worker/supervisor.py
+    :ivar own: what it shall have of its own, see worker/namespaces.py
     :ivar extras: modules that not every call needs
-    :ivar early: modules that it shall import at once, if it has something of its own or stays
+    :ivar early: modules that its calls will need for certain
     :ivar workers: how many calls may run at a time in a session that stays open, 0 if it ends with its first
     :ivar template: whether its calls are forked from a template, which is started first
     """
@@ -100,9 +110,11 @@ class Kit:
 def worker_lines(nonce: bytes, magic: bytes, lane: str, kit: Kit) -> Iterator[bytes]:
     """The worker for an interpreter with this magic number: as code for our own version, as source for any other."""
     kind = (magic == importlib.util.MAGIC_NUMBER, kit.extras)
-    encoding, worker = ("raw", _worker(*kind)) if lane == "binary" else ("base64", _as_text(*kind))
-    words = f"worker {encoding} {len(worker)} {lane} {kit.own} {','.join(('-', *kit.early))} {kit.workers}{'t' * kit.template}\n"
-    yield b"".join((frames.mark(nonce, frames.TO_FAR), words.encode(), worker))
+    worker, index = _worker(*kind)
+    encoding, sent = ("raw", worker) if lane == "binary" else ("base64", _as_text(*kind))
+    early, workers = ",".join(("-", *kit.early)), f"{kit.workers}{'t' * kit.template}"
+    words = f"worker {encoding} {len(sent)} {index} {lane} {kit.own} {early} {workers}\n"
+    yield b"".join((frames.mark(nonce, frames.TO_FAR), words.encode(), sent))
 
 
 def _loader(name: str) -> SourceFileLoader:

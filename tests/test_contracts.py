@@ -57,7 +57,7 @@ def test_worker_is_sent_whole() -> None:
         *workertext.FOR_DATA,
         *workertext.FOR_GUARDED,
         *workertext.FOR_CONFINED,
-        *workertext.FOR_WARM,
+        *workertext.FOR_TEMPLATE,
         "__init__",
         "assembler",
     }

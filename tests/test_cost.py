@@ -18,9 +18,12 @@ from deliveryboy_ng import DeliveryExecutor, Local, deliver, session, wire
 
 WORKER = {
     f"deliveryboy_ng.worker.{name}"
-    for name in ["call", "channel", "frames", "ledger", "rebuild", "shipped", "supervisor", "system"]
+    for name in (
+        *("answer", "call", "channel", "frames", "ledger", "parcel", "pipes", "preparing", "rebuild", "records", "shipped"),
+        *("spare", "spares", "supervisor", "system"),
+    )
 }
-OWN = WORKER | {"deliveryboy_ng.worker", "_compat_pickle", "_ctypes", "_pickle", "copyreg", "faulthandler", "select"}
+OWN = WORKER | {"deliveryboy_ng.worker", "_ctypes", "_pickle", "copyreg", "faulthandler", "select"}
 
 
 def loaded() -> list[str]:
@@ -40,8 +43,8 @@ def test_what_a_call_imports() -> None:
 
 def test_what_a_call_of_a_session_imports() -> None:
     with DeliveryExecutor(1) as executor:
-        found = set(executor.submit(loaded).result()) - builtin(sys.executable) - {"_socket"}
-    assert found == OWN | {"deliveryboy_ng.worker.sockets", "deliveryboy_ng.worker.spares"}
+        found = set(executor.submit(loaded).result()) - builtin(sys.executable)
+    assert found == OWN
 
 
 def test_what_the_import_of_the_library_brings() -> None:

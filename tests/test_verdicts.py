@@ -545,7 +545,7 @@ def test_ended_threads_leave_the_memory_limit_where_it_was() -> None:
 
 
 def test_time_of_a_child_reaped_while_it_is_looked_at_is_not_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    from deliveryboy_ng.worker import system, watch
+    from deliveryboy_ng.worker import processes, watch
 
     program = (
         "import os, time\n"
@@ -560,7 +560,7 @@ def test_time_of_a_child_reaped_while_it_is_looked_at_is_not_counted_twice(monke
         parent.stdout.read(1)
         watched = watch.Watch({"cpu": 0.8}, 0, (0, 0), 0, time.monotonic())
         watched.look([parent.pid], 0.0, float("inf"))
-        children = system.children
+        children = processes.children
 
         def ends_just_now(pid: int, threads: int = 1) -> list[int]:
             found = children(pid, threads)
@@ -570,7 +570,7 @@ def test_time_of_a_child_reaped_while_it_is_looked_at_is_not_counted_twice(monke
                 parent.stdout.read(1)  # type: ignore[union-attr]
             return found
 
-        monkeypatch.setattr(system, "children", ends_just_now)
+        monkeypatch.setattr(processes, "children", ends_just_now)
         for _ in range(4):
             watched.look([parent.pid], 0.0, float("inf"))
         parent.kill()

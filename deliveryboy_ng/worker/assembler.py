@@ -7,12 +7,13 @@ every start, so it is short.  It greets on stdout with one line ::
 
 (also on a Python too old to do more, so that the near side can say so), reads from stdin one line and the worker ::
 
-    =NONCE>worker ENCODING SIZE LANE OWN EARLY WORKERS
+    =NONCE>worker ENCODING SIZE INDEX LANE OWN EARLY WORKERS
     SIZE bytes
 
-(ENCODING is raw or base64), a marshalled dict of module names and their marshalled code or source, and executes its entry
-"" (boot.py) with that dict as ``w``, the nonce as ``n`` and that line's words as ``t``; nothing that comes behind the worker is
-read.  While the worker is on its way it imports what that will need.  End of input before that means that nobody wants it: it leaves.
+(ENCODING is raw or base64).  From INDEX on the worker is a marshalled dict, which has ``(start, stop)`` for each module: before that
+lies its marshalled code, or its source.  The module "" (boot.py) is executed, with these bytes as ``w``, that dict as ``i``, the nonce
+as ``n`` and that line's words as ``t``; nothing that comes behind the worker is read.  While it is on its way what it will need is
+imported.  End of input before that means that nobody wants it: it leaves.
 """
 
 import posix, sys
@@ -49,6 +50,7 @@ import marshal
 if t[1] == "base64":
     import binascii
     w = binascii.a2b_base64(w)
-w, d = marshal.loads(w), None
-c = w.pop("")
-exec(c if isinstance(c, str) else marshal.loads(c))
+w = memoryview(w)
+i = marshal.loads(w[int(t[3]):])
+c = w[slice(*i[""])]
+exec(bytes(c) if c[:1] == b'"' else marshal.loads(c))

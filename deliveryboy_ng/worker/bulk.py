@@ -10,7 +10,7 @@ was.  Memory that receives them is laid in huge pages, where it can be: that tak
 import io
 import posix
 
-from . import system
+from . import memory, records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Room:
             self._made = io.BytesIO(bytes(size))
             self.view = self._made.getbuffer()
         if size >= _HUGE:
-            system.lay_in_huge_pages(self.view)
+            memory.lay_in_huge_pages(self.view)
 
     def take(self) -> "Any":
         """What has arrived; once."""
@@ -242,3 +242,28 @@ def send_all(fd: int, pieces: "list[Piece]") -> None:
     sender = Sender(lambda data: posix.write(fd, data), pieces)
     while not sender.is_done:
         sender.turn()
+
+
+def send_parts(status: bytes, parts: Parts, send: "Callable[..., object]", fd: int) -> None:
+    """Answer with them: what is large by a socket, if one comes through the descriptor *fd* when it has been announced.
+
+    :param send: sends a record
+    """
+    from . import sockets
+
+    sizes = announced(parts.large)
+    if len(sizes) > records.LONGEST_PREFACE:
+        send(status, *parts.whole())
+        return
+    send(b"B", sizes)
+    socket = sockets.receive_descriptor(fd)
+    if socket < 0:
+        send(b"B")
+        send(status, *parts.whole())
+        return
+    try:
+        send_all(socket, parts.large)
+    except OSError:
+        pass  # the caller does not want it any more
+    posix.close(socket)
+    send(status, parts.body)

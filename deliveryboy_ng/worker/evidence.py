@@ -6,7 +6,7 @@ Contract: far side, standard library only, Python 3.8+.  Runs in the call proces
 import posix
 import sys
 
-from . import limits, system
+from . import limits, processes, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _most_processes_are_taken() -> bool:
     """
     if limits.counts_alone:
         return True
-    found = system.tree([posix.getppid()])
+    found = processes.tree([posix.getppid()])
     if sum(stat.threads for stat in found.values()) - 1 >= limits.asked["processes"] // 2:
         return True
     return bool(limits.most_tasks and limits.tasks_of_this_user() >= limits.most_tasks - 1)

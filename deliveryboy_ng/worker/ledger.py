@@ -3,14 +3,15 @@
 Contract: far side, standard library only, Python 3.8+.
 """
 
-from . import call as call_process
-from . import frames
+import posix
+
+from . import parcel, records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from . import watch
+    from . import spares, watch
 
 
 class Call:
@@ -18,14 +19,13 @@ class Call:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.parts: "dict[int, list[bytes]]" = {}
+        self.parcel = parcel.Parcel()
         self.packed_setup = b""
         self.setup: "dict[str, Any]" = {}
         self.pid = 0
         self.pipes: "dict[int, str]" = {}
         self.interrupts = 0
-        # What its large pieces come on; whether those of its answer are announced, and a socket for them has been asked for.
-        self.socket = -1
+        # Whether large pieces of its answer are announced, and a socket for them has been asked for.
         self.announced = self.asked = False
         # Bytes of each stream so far.
         self.seen = {"stdout": 0, "stderr": 0}
@@ -42,7 +42,7 @@ class Call:
         self.next_look: "float | None" = None
         self.watch: "watch.Watch | None" = None
         # Bytes that are not the call's: resident pages that it shares with this process, its input, its packed box.
-        self.base = self.box = 0
+        self.base = self.weight = 0
         self.given = (0, 0)
         self.reaped_cpu = 0.0
         # Why the supervisor ended it, if it did: "timeout", "cancelled", "output", or the name of a watched limit.
@@ -52,22 +52,21 @@ class Call:
         self.user = self.system = 0.0
         self.max_rss = 0
 
-    def part(self, kind: int) -> bytes:
-        return b"".join(self.parts.pop(kind, []))
-
-    def boxed(self) -> "list[bytes]":
-        """Its modules, its body, and what is said of the large pieces that come by the socket."""
-        return [self.part(frames.MODULES), self.part(frames.BODY), self.part(frames.LARGE)]
-
-    def put_back(self, given: bytes, box: "list[bytes]") -> None:
-        """It cannot start yet."""
-        kinds = (frames.INPUT, frames.MODULES, frames.BODY, frames.LARGE)
-        self.parts = {kind: [part] for kind, part in zip(kinds, [given, *box])}
+    def take(self, spare: "spares.Spare") -> None:
+        """It has got its process."""
+        self.pid, self.base = spare.pid, spare.base
+        self.weight, self.given = self.parcel.weight, self.parcel.given
+        self.parcel.close()
+        if self.setup["detached"]:
+            for fd in spare.near:
+                posix.close(fd)
+        else:
+            self.pipes = spare.near
 
     @property
     def is_trusted(self) -> bool:
-        """Whether it could do here what it likes anyhow."""
-        return self.setup["accepts"] is None and not self.setup["guard"]
+        """Whether it could do here what it likes anyhow, and there is nobody else's to be done."""
+        return self.setup["accepts"] is None and not self.setup["guard"] and not self.setup["shared"]
 
     @property
     def answered(self) -> bool:
@@ -82,7 +81,7 @@ class Call:
     @property
     def returned(self) -> bool:
         """Whether all of its reply has come, and is a value."""
-        return self.head[:1] == b"R" and len(self.head) == call_process.STATUS_SIZE and self.of_record == 0
+        return self.head[:1] == b"R" and len(self.head) == records.STATUS_SIZE and self.of_record == 0
 
     def follow(self, data: bytes) -> None:
         """Find the records in what came of the reply; the last one has begun when there is no more before it."""
@@ -90,14 +89,14 @@ class Call:
             if self.of_record:
                 taken = min(len(data), self.of_record)
                 self.of_record -= taken
-            elif len(self.head) == call_process.STATUS_SIZE and self.answered:
+            elif len(self.head) == records.STATUS_SIZE and self.answered:
                 return
             else:
-                taken = min(len(data), call_process.STATUS_SIZE - len(self.head))
+                taken = min(len(data), records.STATUS_SIZE - len(self.head))
                 self.head += data[:taken]
-                if len(self.head) == call_process.STATUS_SIZE:
+                if len(self.head) == records.STATUS_SIZE:
                     self.of_record = int.from_bytes(self.head[1:], "big")
-                    if self.head[:1] == b"I" or (self.head[:1] in b"AB" and self.of_record <= call_process.LONGEST_PREFACE):
+                    if self.head[:1] == b"I" or (self.head[:1] in b"AB" and self.of_record <= records.LONGEST_PREFACE):
                         self.announced = self.announced or self.head[:1] == b"B"
                         self.head = b""
             data = data[taken:]

@@ -57,6 +57,12 @@ def lower_thread_counts(limits: "dict[str, Any]") -> "dict[str, str | None]":
     return {name: str(max(1, threads)) for name in _THREAD_COUNTS if name.encode() not in posix.environ}
 
 
+def _can_be_watched() -> bool:
+    from . import processes
+
+    return processes.can_be_watched()
+
+
 def apply(limits: "dict[str, Any]", grace: float, memory_before: int, given: int) -> "list[str]":
     """Set every limit, and tell them one by one, or raise :class:`CannotEnforce`.
 
@@ -65,7 +71,7 @@ def apply(limits: "dict[str, Any]", grace: float, memory_before: int, given: int
     :param given: bytes of memory that are not charged to it, for what it brought along
     """
     asked.update(limits)
-    if any(name in limits for name in ("memory", "cpu", "processes")) and not system.can_be_watched():
+    if any(name in limits for name in ("memory", "cpu", "processes")) and not _can_be_watched():
         raise CannotEnforce("memory, cpu and processes cannot be watched there, where /proc does not show the call's processes")
     if "nice" in limits:
         _try("nice=%d" % limits["nice"], _set_niceness, limits["nice"])
@@ -219,6 +225,8 @@ def _limit_processes(number: int) -> None:
 
 def tasks_of_this_user() -> int:
     """Processes and threads that RLIMIT_NPROC counts (setrlimit(2)): all of this user, whoever started them."""
+    from . import processes
+
     user = posix.getuid()
     total = 0
     for name in posix.listdir("/proc"):
@@ -229,7 +237,7 @@ def tasks_of_this_user() -> int:
             # A process that is not dumpable, such as our supervisor, shows root as its owner (proc(5)).
             if owner != user and b"\nUid:\t%d\t" % user not in system.read("/proc/%s/status" % name):
                 continue
-            total += system.Stat(int(name)).threads
+            total += processes.Stat(int(name)).threads
         except OSError:
             pass
     return total

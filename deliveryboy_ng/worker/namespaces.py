@@ -80,6 +80,27 @@ def _write(path: str, text: str) -> None:
         posix.close(fd)
 
 
+def take_over(own: str) -> None:
+    """Be the first process of a pid namespace, if that can be had.
+
+    :param own: ``pids``, or ``pids?`` where it need be only if signals cannot be kept from it, with ``!`` behind it if capabilities
+        shall keep their worth
+    """
+    from . import landlock
+
+    if "?" in own and landlock.version() >= landlock.FIRST_WITH_SCOPES:
+        return
+    # In a user namespace there are no rights for it any more.
+    system.come_first(True)
+    try:
+        become_init("!" in own)
+    except Halfway as error:
+        system.broken = (
+            "new namespaces cannot be made ready there (%s); put Unshare(pid=True) or Bubblewrap() into the chain" % error
+        )
+    system.come_first()
+
+
 def become_init(keep_user: bool) -> bool:
     """Go on as process 1 of a pid namespace with a /proc of its own; false where that cannot be had.
 

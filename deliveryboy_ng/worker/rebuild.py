@@ -71,8 +71,10 @@ yours.__module__ = REPLY_MODULE
 _picklers: "list[Any]" = []
 
 
-def make_picklers() -> "list[Any]":
+def picklers() -> "list[Any]":
     """The unpickler's and the pickler's class: made once, before the first fork, since making a class is dear behind it."""
+    if _picklers:
+        return _picklers
     import _pickle
 
     class Unpickler(_pickle.Unpickler):
@@ -111,7 +113,7 @@ def loads(data: bytes, pieces: "Any" = None) -> "Any":
 
     :param pieces: what is large in it, in its order
     """
-    unpickler, _ = _picklers or make_picklers()
+    unpickler, _ = picklers()
     return unpickler(io.BytesIO(data), buffers=pieces).load()
 
 
@@ -124,7 +126,7 @@ def dumps(value: object) -> bytes:
 
 def dump(value: object, file: "Any") -> None:
     """The same, into a file."""
-    _, pickler = _picklers or make_picklers()
+    _, pickler = picklers()
     pickler(file, 5).dump(value)
 
 
@@ -228,139 +230,12 @@ def make_cell(value: "Any" = _EMPTY) -> "Any":
     return cell
 
 
-def make_cached(function: "Any", parameters: "Any") -> "Any":
-    import functools
-
-    return functools.lru_cache(**parameters)(function)
-
-
-class Start:
-    """What a template does before calls are forked from it."""
-
-    def __init__(self, names: "Any", function: "Any") -> None:
-        self._names, self._function = names, function
-
-    def __call__(self, *args: "Any") -> None:
-        for name in self._names:
-            if isinstance(name, str):
-                __import__(name)
-        if self._function is not None:
-            self._function(*args)
-
-
-class Each:
-    """A function that is called for each item of a chunk."""
-
-    def __init__(self, function: "Any") -> None:
-        self._function = function
-
-    def __call__(self, chunk: "Any") -> "Any":
-        return [self._function(*item) for item in chunk]
-
-
-def make_single_dispatch(registry: "Any") -> "Any":
-    import functools
-
-    dispatch = functools.singledispatch(registry.pop(object))
-    for kind, function in registry.items():
-        dispatch.register(kind, function)
-    return dispatch
-
-
-# --- classes ------------------------------------------------------------------------------------------------------
-
-
-def make_class(metaclass: "Any", name: "Any", bases: "Any", keywords: "Any", number: "Any", extra: "Any") -> "Any":
-    import types
-
-    made = types.new_class(name, bases, {"metaclass": metaclass}, lambda namespace: namespace.update(keywords))
-    return remember(made, number)
-
-
-def make_enum(bases: "Any", name: "Any", qualname: "Any", members: "Any", module: "Any", number: "Any", extra: "Any") -> "Any":
-    metaclass: "Any" = type(bases[-1])
-    namespace = metaclass.__prepare__(name, bases)
-    for member, value in members.items():
-        namespace[member] = value
-    made = metaclass.__new__(metaclass, name, bases, namespace)
-    made.__module__ = module
-    made.__qualname__ = qualname
-    return remember(made, number)
-
-
-def class_setstate(made: "Any", state: "Any") -> "Any":
-    attributes, _ = state
-    registered = attributes.pop("_abc_impl", ())
-    for name, value in attributes.items():
-        setattr(made, name, value)
-    if "__firstlineno__" in attributes:
-        # 3.13 drops it again as soon as another attribute is set.
-        made.__firstlineno__ = attributes["__firstlineno__"]
-    for subclass in registered:
-        made.register(subclass)
-    if made.__module__ == "__main__" and made.__qualname__.isidentifier():
-        vars(sys.modules["__main__"]).setdefault(made.__name__, made)
-    return made
-
-
-def make_typevar(name: "Any", bound: "Any", constraints: "Any", covariant: "Any", contravariant: "Any", number: "Any") -> "Any":
-    import typing
-
-    return typing.TypeVar(name, *constraints, bound=bound, covariant=covariant, contravariant=contravariant)
-
-
-def dataclass_sentinel(name: "Any") -> "Any":
-    import dataclasses
-
-    return {
-        kind.name: kind
-        for kind in (dataclasses._FIELD, dataclasses._FIELD_CLASSVAR, dataclasses._FIELD_INITVAR)  # type: ignore[attr-defined]
-    }[name]
-
-
 # --- the rest -----------------------------------------------------------------------------------------------------
 
 
 def import_module(name: "Any") -> "Any":
     __import__(name)
     return sys.modules[name]
-
-
-def make_module(name: "Any", namespace: "Any") -> "Any":
-    module = type(sys)(name)
-    module.__dict__.update(namespace)
-    module.__dict__["__builtins__"] = __builtins__
-    return module
-
-
-def builtin_type(name: "Any") -> "Any":
-    import types
-
-    return getattr(types, name)
-
-
-def text_file(content: "Any") -> "Any":
-    return content
-
-
-def dict_keys(keys: "Any", ordered: "Any" = False) -> "Any":
-    return _dict(ordered, [(key, None) for key in keys]).keys()
-
-
-def dict_values(values: "Any", ordered: "Any" = False) -> "Any":
-    return _dict(ordered, list(enumerate(values))).values()
-
-
-def dict_items(items: "Any", ordered: "Any" = False) -> "Any":
-    return _dict(ordered, items).items()
-
-
-def _dict(ordered: "Any", items: "Any") -> "Any":
-    if not ordered:
-        return dict(items)
-    from collections import OrderedDict
-
-    return OrderedDict(items)
 
 
 def find(module: "Any", path: "Any", unwrap: "Any") -> "Any":

@@ -39,6 +39,25 @@ class LibraryFinder:
         """Nothing is cached."""
 
 
+class Filler:
+    """A finder that fills dicts from a module when that is imported: somebody has them already under those names."""
+
+    def __init__(self, module: str, held: "dict[str, dict[object, object]]") -> None:
+        self._module, self._held = module, held
+
+    def find_spec(self, name: "Any", path: "Any" = None, target: "Any" = None) -> "Any":
+        if name != self._module:
+            return None
+        sys.meta_path.remove(self)
+        module = __import__(name)
+        for known, values in self._held.items():
+            values.update(getattr(module, known))
+        return module.__spec__
+
+    def invalidate_caches(self) -> None:
+        """Nothing is cached."""
+
+
 class Finder:
     """A meta path finder over the box's modules."""
 

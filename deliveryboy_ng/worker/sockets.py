@@ -10,7 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-INT = 4
+_INT = 4
+_SCM_CREDENTIALS = 2  # unix(7)
 
 
 def of(fd: int) -> "Any":
@@ -20,7 +21,7 @@ def of(fd: int) -> "Any":
 
 def rights(fds: "list[int]") -> "list[tuple[int, int, bytes]]":
     """What passes them, for sendmsg()."""
-    packed = b"".join(fd.to_bytes(INT, sys.byteorder) for fd in fds)
+    packed = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in fds)
     return [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if fds else []
 
 
@@ -29,10 +30,10 @@ def receive(socket: "Any", size: int, most: int) -> "tuple[bytes, list[int]]":
 
     :raises OSError: BlockingIOError too
     """
-    data, words, flags, _ = socket.recvmsg(size, _socket.CMSG_SPACE(most * INT))
+    data, words, flags, _ = socket.recvmsg(size, _socket.CMSG_SPACE(most * _INT))
     found: "list[int]" = []
     for _, _, packed in words:
-        found += [int.from_bytes(packed[at : at + INT], sys.byteorder) for at in range(0, len(packed) - INT + 1, INT)]
+        found += [int.from_bytes(packed[at : at + _INT], sys.byteorder) for at in range(0, len(packed) - _INT + 1, _INT)]
     if flags & _socket.MSG_CTRUNC:
         found.append(-1)
     return data, found
@@ -66,3 +67,36 @@ def send_descriptor(fd: int, passed: int) -> bool:
     finally:
         socket.detach()
     return True
+
+
+def send(fd: int, data: "list[bytes]", passed: "list[int]", waits: bool = True) -> None:
+    """Send bytes, and these descriptors with the first of them.
+
+    :param waits: for room
+    :raises OSError: BlockingIOError too
+    """
+    socket = of(fd)
+    try:
+        socket.sendmsg(data, rights(passed), 0 if waits else _socket.MSG_DONTWAIT)
+    finally:
+        socket.detach()
+
+
+def ask_for_credentials(fd: int) -> None:
+    """Have the kernel tell who sends what comes there."""
+    socket = of(fd)
+    socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+    socket.detach()
+
+
+def receive_sender(fd: int) -> int:
+    """Take one byte that has come, and tell which process sent it, 0 if none did."""
+    socket = of(fd)
+    try:
+        data, words, _, _ = socket.recvmsg(1, _socket.CMSG_SPACE(3 * _INT), _socket.MSG_DONTWAIT)
+    except OSError:
+        return 0
+    finally:
+        socket.detach()
+    found = [word for level, kind, word in words if (level, kind) == (_socket.SOL_SOCKET, _SCM_CREDENTIALS)]
+    return int.from_bytes(found[0][:_INT], sys.byteorder) if data and found else 0

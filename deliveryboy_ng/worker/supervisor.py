@@ -1,6 +1,6 @@
-"""The supervisor: opens the wire on the far side, forks one process a call, and alone tells what became of it.
+"""The supervisor: opens the wire on the far side, gives each call a process, and alone tells what became of it.
 
-Contract: far side, standard library only, Python 3.8+.  ``main(nonce, lane, own, early, workers)`` is entered once by boot.py.
+Contract: far side, standard library only, Python 3.8+.  ``main(...)`` is entered once by boot.py.
 Stdin carries frames to this side, stdout frames to the near side; stderr is left alone.  It never runs, unpickles or
 imports anything of the caller's: that is done in the call process (call.py), whose output, reply and end it relays.
 When stdin ends, or the wire breaks, everything it started is killed and it leaves.
@@ -19,16 +19,14 @@ import select
 import sys
 import time
 
-from . import call as call_process
-from . import channel, frames, ledger, system
+from . import channel, frames, ledger, pipes, records, spare, spares, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from . import spares
+    from . import templates
 
-_LARGE = 1 << 20
 # Seconds after a call's start, with and without limits that have to be watched.
 _FIRST_LOOK, _FIRST_IDLE_LOOK = 0.005, 0.1
 # Seconds that a call is busy with being confined, before anything of the caller's runs in it.
@@ -47,26 +45,18 @@ class Supervisor:
     def __init__(self, nonce: bytes, lane: str, adopts: bool, workers: str) -> None:
         """:param workers: see :func:`main`"""
         self.adopts = adopts
-        self.spares: "spares.Spares | None" = None
-        if workers != "0":
-            from . import spares
-
-            self.spares = spares.Spares(int(workers.rstrip("t")), self._fork, workers.endswith("t"))
+        self.stays = workers != "0"
+        self.spares = spares.Spares(int(workers.rstrip("t")), workers.endswith("t"), self._new_ends, self._fork)
         self.queue: "list[ledger.Call]" = []
         self.calls: "dict[int, ledger.Call]" = {}
         self.listening = True
         self.stop = False
         self.paused = False
         self.host = posix.uname().nodename
-        self.near_socket: "Any" = None
         self.poll = select.poll()
         self.wake = self._watch_signals()
         self.poll.register(self.wake, select.POLLIN)
         self.channel = channel.Channel(nonce, lane, self.poll)
-        # Whether answers can come by a socket, and whether also those of who might misuse it.
-        self.by_socket, call_process.Pipes.by_socket = False, False
-        if self.channel.passes_descriptors:
-            self.by_socket, call_process.Pipes.by_socket = system.can_pair_sockets()
 
     @staticmethod
     def _watch_signals() -> int:
@@ -91,8 +81,8 @@ class Supervisor:
             for fd, event in events:
                 self._handle(fd, event)
             self._check_clock()
-            if self.spares is not None and not events and self.spares.are_wanted:
-                self._fork_ahead(self.spares)
+            if not events and self.spares.are_wanted:
+                self._fork_ahead()
         self._end()
 
     def _handle(self, fd: int, event: int) -> None:
@@ -100,13 +90,13 @@ class Supervisor:
             self._signals()
         elif fd == 0:
             self._listen()
-        elif self.spares is not None and self.spares.template is not None and self.spares.template.concerns(fd):
-            self._hear_template(self.spares, fd)
+        elif self.spares.template is not None and self.spares.template.concerns(fd):
+            self._hear_template(self.spares.template, fd)
         elif fd == 1:
             if event & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
                 self.channel.hang_up()
         else:
-            self._relay(fd)
+            self.relay(fd)
 
     def _listen(self) -> None:
         data = self.channel.read()
@@ -119,7 +109,9 @@ class Supervisor:
     def _take(self, data: bytes) -> None:
         for kind, number, more, payload in self.channel.decode(data):
             if kind == frames.SIGNAL:
-                self._signal_call(number, payload)
+                from . import ending
+
+                ending.hear(self, number, payload)
                 continue
             if kind == frames.ATTACH:
                 self._attach(self.calls.get(number), bool(payload))
@@ -127,7 +119,7 @@ class Supervisor:
             if kind == frames.START and number not in self.calls:
                 continue  # it has been refused
             call = self.calls.setdefault(number, ledger.Call(number))
-            call.parts.setdefault(kind, []).append(payload)
+            call.parcel.add(kind, payload)
             if kind == frames.SETUP and not more:
                 self._set_up(call)
             elif kind == frames.LARGE and not more:
@@ -136,14 +128,14 @@ class Supervisor:
                 self._start(call)
 
     def _set_up(self, call: ledger.Call) -> None:
-        call.packed_setup = call.part(frames.SETUP)
+        call.packed_setup = call.parcel.part(frames.SETUP)
         call.setup = marshal.loads(call.packed_setup)
 
     def _attach(self, call: "ledger.Call | None", comes: bool) -> None:
         """A socket has come that was asked for, or there is none: hand it on.  Its bytes are none of this process's business."""
         fd = self.channel.descriptors.pop(0) if comes and self.channel.descriptors else -1
         if call is not None and not call.pid:
-            call.socket = fd
+            call.parcel.socket = fd
             return
         from . import sockets
 
@@ -156,84 +148,57 @@ class Supervisor:
     # --- calls ----------------------------------------------------------------------------------------------------
 
     def _start(self, call: ledger.Call) -> None:
-        if self.spares is not None and not call.setup["template"]:
-            self.queue.append(call)
-            self._serve_queue(self.spares)
-            return
-        given = call.part(frames.INPUT)
-        box = call.boxed()
-        try:
-            self._check_start(call, box)
-            self._make_ready(call.setup)
-            by_socket = self.by_socket and (call.is_trusted or call_process.Pipes.by_socket)
-            pipes = call_process.Pipes(call_process.input_file(given), bool(call.setup["detached"]), len(given), by_socket)
-            # What is held here behind the fork would be the call's, too.
-            del given
-            if call.setup["template"]:
-                pipes.far.append(self._template_socket())
-            if call.socket >= 0:
-                pipes.take_in(call.socket)
-                call.socket = -1
-            call.pipes = self._start_anew(call, pipes, box)
-        except OSError as error:
-            self._refuse(call, "the far side cannot start a process: %s" % error)
-            return
-        if call.setup["template"]:
-            self._install_template(call)
-        self._note_start(call, box)
+        self.queue.append(call)
+        self._serve_queue()
 
     @staticmethod
-    def _check_start(call: ledger.Call, box: "list[bytes]") -> None:
+    def _check_start(call: ledger.Call) -> None:
         if system.broken:
             raise OSError(system.broken)
-        if box[call_process.LARGE] and call.socket < 0:
+        if call.parcel.problem:
+            raise OSError(call.parcel.problem)
+        if call.parcel.announced and call.parcel.socket < 0:
             raise OSError("the socket for large arguments did not arrive: too many open files")
 
-    def _refuse(self, call: ledger.Call, reason: str) -> None:
+    def refuse(self, call: ledger.Call, reason: str) -> None:
         self.channel.send(frames.REFUSED, call.number, reason.encode())
-        if call.socket >= 0:
-            posix.close(call.socket)
+        call.parcel.close()
         del self.calls[call.number]
         self.stop = self.stop or bool(call.setup["last"])
 
-    def _serve_queue(self, waiting: "spares.Spares") -> None:
+    def _serve_queue(self) -> None:
         """Give their processes to those that have come, as far as there are any."""
         try:
-            waiting.ask_for(len(self.queue))
+            self.spares.ask_for(len(self.queue))
         except OSError as error:
-            if self.queue and waiting.template is not None and not waiting.template.asked:
-                self._refuse(self.queue.pop(0), "the far side cannot start a process: %s" % error)
-        while self.queue and (waiting.is_ready or system.broken):
-            call = self.queue.pop(0)
-            given = call.part(frames.INPUT)
-            box = call.boxed()
+            if self.queue and not (self.spares.template and self.spares.template.asked):
+                self.refuse(self.queue.pop(0), "the far side cannot start a process: %s" % error)
+        while self.queue:
+            call = self.queue[0]
             try:
-                self._check_start(call, box)
+                self._check_start(call)
                 self._make_ready(call.setup)
-                if call.setup["guard"] and not _are_apart():
-                    waiting.keep_none()
-                spare = waiting.take(call.packed_setup, box, given, call.socket)
+                if self.stays and call.setup["guard"] and not _are_apart():
+                    self.spares.keep_none()
+                found = self.spares.take(call)
             except OSError as error:
-                self._refuse(call, "the far side cannot start a process: %s" % error)
+                self.refuse(self.queue.pop(0), "the far side cannot start a process: %s" % error)
                 continue
-            if spare is None:
-                call.put_back(given, box)
-                self.queue.insert(0, call)
+            if found is None:
                 return
-            if call.socket >= 0:
-                posix.close(call.socket)
-            call.pid, call.pipes, call.given, call.base = spare.pid, spare.near, spare.pipes.given, spare.base
-            self._note_start(call, box)
+            del self.queue[0]
+            call.take(found)
+            if call.setup["template"]:
+                self._install_template(found)
+            else:
+                found.ends.stop_feeding()
+            self._note_start(call)
 
-    def _note_start(self, call: ledger.Call, box: "list[bytes]") -> None:
+    def _note_start(self, call: ledger.Call) -> None:
         call.started = time.monotonic()
         timeout = call.setup["timeout"]
         if timeout is not None:
             call.deadline = call.started + float(timeout)
-        # What is imported from here on is imported while the call process is busy anyway; wait4() needs resource.
-        import resource  # noqa: F401
-
-        call.box = call_process.weight(box)
         if call.setup["limits"] or not call.setup["detached"]:
             call.next_look = call.started + (_FIRST_LOOK if call.setup["limits"] else _FIRST_IDLE_LOOK)
             if call.setup["confinement"] is not None:
@@ -241,90 +206,50 @@ class Supervisor:
         for fd in call.pipes:
             self.poll.register(fd, select.POLLIN)
         started = ("%d %s" % (call.pid, self.host)).encode()
-        self.channel.send(frames.STARTED, call.number, started, waits=call.setup["shared"])
+        self.channel.send(frames.STARTED, call.number, started, waits=True)
         if call.setup["detached"]:
             self.channel.detach()
 
     # --- processes ahead of their calls ---------------------------------------------------------------------------
 
-    def _fork_ahead(self, waiting: "spares.Spares") -> None:
+    def _fork_ahead(self) -> None:
         try:
-            waiting.fill()
+            self.spares.fill()
         except OSError:
             # There is no room for one now; calls will ask for theirs themselves, and hear of it.
-            waiting.pause()
+            self.spares.pause()
 
-    def _template_socket(self) -> int:
-        import _socket
+    def _new_ends(self, is_trusted: bool) -> pipes.Pipes:
+        return pipes.Pipes(pipes.no_input(), self.channel.passes_descriptors, is_trusted)
 
-        self.near_socket, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        return far.detach()
+    def _install_template(self, itself: spares.Spare) -> None:
+        from . import templates
 
-    def _install_template(self, call: ledger.Call) -> None:
-        from . import spares
+        self.spares.template = templates.Template(itself, self.poll)
+        system.template = itself.pid
 
-        assert self.spares is not None
-        self.spares.template = spares.Template(call.pid, self.near_socket, self.poll)
-        system.template = call.pid
-        self.poll.register(self.near_socket.fileno(), select.POLLIN)
-
-    def _hear_template(self, waiting: "spares.Spares", fd: int) -> None:
-        assert waiting.template is not None
-        if fd == waiting.template.fileno():
+    def _hear_template(self, template: "templates.Template", fd: int) -> None:
+        if fd != template.fileno():
+            self.spares.hear(fd, {call.pid for call in self.calls.values()} | self.spares.pids)
+            self._serve_queue()
+        else:
             # It never says anything.
-            self._lose_template(waiting)
-            return
-        waiting.hear(fd, {call.pid for call in self.calls.values()} | waiting.pids)
-        self._serve_queue(waiting)
+            self._lose_template(template)
 
-    def _lose_template(self, waiting: "spares.Spares") -> None:
+    def _lose_template(self, template: "templates.Template") -> None:
         """It has ended, or does not keep to what was agreed: no call is forked from it any more."""
-        template = waiting.template
-        if template is not None:
-            self.poll.unregister(template.fileno())
-            template.close()
-            waiting.template = None
-            waiting.keep_none()
-            system.broken = "the session's template has ended"
-            system.kill_quietly(template.pid, system.SIGKILL)
-            self._serve_queue(waiting)
+        template.close()
+        self.spares.template = None
+        self.spares.keep_none()
+        system.broken = "the session's template has ended"
+        system.kill_quietly(template.pid, system.SIGKILL)
+        self._serve_queue()
 
     @staticmethod
     def _make_ready(setup: "dict[str, Any]") -> None:
-        """What is needed behind the fork is imported before it: that costs a quarter, without pages to be copied."""
-        if setup["guard"]:
-            from . import confine  # noqa: F401
-        if setup["confinement"] is not None:
-            from . import namespaces, view  # noqa: F401
-        if setup["accepts"] is not None:
-            from . import codec  # noqa: F401
-        if setup["limits"]:
-            import resource  # noqa: F401
-
-            from . import limits  # noqa: F401
-
-            if "processes" in setup["limits"]:
-                system.come_first()
-                system.bound_pids(setup["limits"]["processes"] * setup["beside"])
-
-    def _start_anew(self, call: ledger.Call, pipes: "call_process.Pipes", box: "list[bytes]") -> "dict[int, str]":
-        """Fork the call's process now; tells what is to be relayed from it."""
-        call.base, call.given = system.resident_memory(), pipes.given
-        if pipes.given[1] + len(box[1]) > _LARGE:
-            system.trim_heap()
-        parent = posix.getpid()
-        try:
-            call.pid = self._fork()
-        except OSError:
-            pipes.close()
-            raise
-        if call.pid == 0:
-            # Never returns.
-            call_process.main(call.setup, box, pipes, parent)
-        near = pipes.near_ends()
-        for fd in near:
-            posix.set_blocking(fd, False)
-        return near
+        if setup["limits"] and "processes" in setup["limits"]:
+            system.come_first()
+            system.bound_pids(setup["limits"]["processes"] * setup["beside"])
 
     @staticmethod
     def _fork() -> int:
@@ -337,7 +262,7 @@ class Supervisor:
             if posix.getpid() == parent:
                 _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (*_HANDLED, _signal.SIGINT))
 
-    def _relay(self, fd: int) -> None:
+    def relay(self, fd: int) -> None:
         for call in self.calls.values():
             if fd in call.pipes:
                 try:
@@ -355,7 +280,9 @@ class Supervisor:
     def _pass_on(self, call: ledger.Call, stream: str, data: bytes) -> None:
         self._take_down(call, stream, data)
         if call.overflows:
-            self._end_call(call, "output")
+            from . import ending
+
+            ending.end(call, "output")
         if self.channel.is_full:
             self.channel.flush()
         if self.channel.is_full:
@@ -370,7 +297,7 @@ class Supervisor:
             return  # it has answered
         call.follow(data)
         call.held += data
-        if call.answered or call.setup["stream"] or len(call.held) > call_process.LONGEST_PREFACE:
+        if call.answered or call.setup["stream"] or len(call.held) > records.LONGEST_PREFACE:
             # The preface alone is nobody's hurry: the near side need not wake up for it.
             self._send_held(call)
         if call.wants_socket:
@@ -385,7 +312,7 @@ class Supervisor:
         for fd, stream in list(call.pipes.items()):
             if stream != "reply":
                 # What the function has written comes before what it returned.
-                self._relay(fd)
+                self.relay(fd)
         call.settled = True
         call.next_look = None
         call.deadline = time.monotonic() + _LONGEST_EXIT
@@ -416,52 +343,6 @@ class Supervisor:
             pass
         posix.close(fd)
 
-    def _signal_call(self, number: int, what: bytes) -> None:
-        call = self.calls.get(number)
-        if call is None or not call.pid:
-            if what != b"interrupt" or self.spares is None:
-                self._cancel_early(call)
-        elif call.status is None and not call.settled:
-            if what == b"interrupt":
-                if not self._has_answered(call) and self._interrupt(call):
-                    call.interrupts += 1
-            elif what.startswith(b"terminate"):
-                if not call.ending:
-                    call.setup["grace"] = float(what.split()[-1]) if b" " in what else call.setup["grace"]
-                    self._ask_to_end(call, "cancelled", _signal.SIGTERM)
-            elif what == b"kill":
-                self._end_call(call, "cancelled")
-
-    def _cancel_early(self, call: "ledger.Call | None") -> None:
-        """It has no process yet; or, in a session that stays open, has ended meanwhile."""
-        if call is not None and call.setup:
-            if call in self.queue:
-                self.queue.remove(call)
-            self._refuse(call, "cancelled before it began")
-        elif self.spares is None:
-            self.stop = True
-
-    def _has_answered(self, call: ledger.Call) -> bool:
-        """Whether the function is over already: then no interrupt can reach it any more."""
-        for fd, stream in list(call.pipes.items()):
-            if stream == "reply":
-                self._relay(fd)
-        return call.answered
-
-    def _interrupt(self, call: ledger.Call) -> bool:
-        """Whether it reached the function: one that is over, and has not told yet, has blocked it."""
-        begun = system.takes(call.pid, _signal.SIGINT)
-        sent = system.kill_quietly(-call.pid, _signal.SIGINT) or system.kill_quietly(call.pid, _signal.SIGINT)
-        return begun and sent and not system.is_left_pending(call.pid, _signal.SIGINT)
-
-    def _end_call(self, call: ledger.Call, reason: str) -> None:
-        call.ending = call.ending or reason
-        self._kill(call)
-
-    def _kill(self, call: ledger.Call) -> None:
-        # What is below it is killed when it has ended: there may be helpers among them that tidy up.
-        system.kill_quietly(call.pid, system.SIGKILL)
-
     def _signals(self) -> None:
         try:
             numbers = posix.read(self.wake, 512)
@@ -478,9 +359,9 @@ class Supervisor:
                 return
             self._finish(ended[0])
 
-    def _reaped(self, pid: int, status: int, usage: "Any") -> None:
+    def _reaped(self, pid: int, status: int, used: "tuple[float, float, int]") -> None:
         """Charge a process that has ended, the call's own or an orphan of it, to its call."""
-        if self.spares is not None and self.spares.drop(pid):
+        if self.spares.drop(pid):
             return
         owner = None
         for call in self.calls.values():
@@ -492,11 +373,12 @@ class Supervisor:
             if owner is None or (call.status is not None and owner.status is None):
                 owner = call
         if owner is not None:
-            owner.user += usage.ru_utime
-            owner.system += usage.ru_stime
-            owner.max_rss = max(owner.max_rss, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+            user, system_time, resident = used
+            owner.user += user
+            owner.system += system_time
+            owner.max_rss = max(owner.max_rss, resident)
             if owner.pid != pid:
-                owner.reaped_cpu += usage.ru_utime + usage.ru_stime
+                owner.reaped_cpu += user + system_time
 
     def _finish(self, call: ledger.Call) -> None:
         """The call process has ended: kill what it left, relay what it had written, and give the verdict.
@@ -506,17 +388,7 @@ class Supervisor:
         if call.setup["template"]:
             # What it has just forked goes with it.
             system.template = 0
-        others = self._others(call)
-        if call.setup["keep_children"] and not call.ending:
-            clean = not system.reap(self._reaped)
-        else:
-            clean = not system.left_behind(others, self._reaped)
-            if not clean:
-                system.let_trackers_work(others, self._reaped)
-                clean = system.kill_descendants(others, self._reaped)
-            if not clean and system.kill_quietly(-call.pid, system.SIGKILL):
-                # Without a /proc to find them by, at least those that stayed in the call's own process group.
-                clean = system.kill_descendants(others, self._reaped, 1.0)
+        clean = self._clear_up(call)
         for fd, stream in list(call.pipes.items()):
             left = 1 << 20
             while left > 0:
@@ -533,8 +405,9 @@ class Supervisor:
         if call.overflows:
             call.ending = call.ending or "output"
         del self.calls[call.number]
-        if self.spares is not None and self.spares.template is not None and self.spares.template.pid == call.pid:
-            self._lose_template(self.spares)
+        template = self.spares.template
+        if template is not None and template.pid == call.pid:
+            self._lose_template(template)
         words = {
             "status": call.status,
             "ending": call.ending or "none",
@@ -550,17 +423,27 @@ class Supervisor:
         if call.setup["last"]:
             self.stop = True
 
-    def _others(self, call: ledger.Call) -> "frozenset[int]":
+    def _clear_up(self, call: ledger.Call) -> bool:
+        """End what the call has left behind; tells whether nothing is there any more."""
+        if not system.reap(self._reaped):
+            return True
+        if call.setup["keep_children"] and not call.ending:
+            return False
+        from . import processes
+
+        return processes.clear_up(call.pid, self.others(call), self._reaped)
+
+    def others(self, call: ledger.Call) -> "frozenset[int]":
         """What is below this process and not the call's."""
         others = {other.pid for other in self.calls.values() if other is not call and other.pid and other.status is None}
-        return frozenset(others if self.spares is None else others | self.spares.pids)
+        return frozenset(others | self.spares.pids)
 
     # --- the clock ------------------------------------------------------------------------------------------------
 
     def _patience(self) -> "float | None":
         if self.paused and not self.channel.is_full:
             self._pause(False)
-        if self.spares is not None and self.spares.are_wanted and not (self.queue and self.spares.template):
+        if self.spares.are_wanted and not (self.queue and self.spares.template):
             # When nobody waits for anything, or all are busy.
             return _BUSY if self.calls else 0
         times = [self.channel.due] if self.channel.due is not None else []
@@ -571,99 +454,51 @@ class Supervisor:
     def _check_clock(self) -> None:
         now = time.monotonic()
         for call in self.calls.values():
-            if call.status is not None:
-                continue
-            if call.next_look is not None and now >= call.next_look:
-                self._look_after(call)
-            if call.deadline is None or now < call.deadline:
-                continue
-            if call.setup["template"] and call.answered:
-                call.deadline = None
-                continue
-            if call.settled:
-                # It has returned, but does not end.
-                call.deadline = None
-                self._kill(call)
-                continue
-            if call.ending:
-                call.deadline = None
-                self._kill(call)
-            elif not self._has_answered(call):
-                self._ask_to_end(call, "timeout", _signal.SIGTERM)
-            elif not call.late or self.paused:
-                # The function was in time; a slow line is not its fault.
-                call.late = True
-                call.deadline = now + max(1.0, float(call.setup["grace"]))
-            else:
-                self._end_call(call, "timeout")
+            due = min(call.deadline or now + 1, call.next_look or now + 1)
+            if call.status is None and now >= due:
+                from . import ending
 
-    def _look_after(self, call: ledger.Call) -> None:
-        if call.watch is None:
-            from . import watch
-
-            lender = (system.template or posix.getpid()) if call.setup["shared"] and not call.setup["template"] else 0
-            call.watch = watch.Watch(call.setup["limits"], call.base, call.given, call.box, call.started, lender)
-        watched = call.watch
-        others = self._others(call)
-        roots = [pid for pid in system.children(posix.getpid()) if pid not in others]
-        if call.setup["shared"]:
-            roots = [call.pid]
-        deadlines = [other.deadline for other in self.calls.values() if other.deadline is not None]
-        call.next_look = watched.look(roots or [call.pid], call.reaped_cpu, min(deadlines, default=float("inf")))
-        if watched.exceeded == "cpu":
-            if not call.ending:
-                self._ask_to_end(call, "cpu", _signal.SIGXCPU)
-        elif watched.exceeded:
-            if watched.exceeded == "processes":
-                # All at one stroke, as far as possible: who forks meanwhile dies as well.
-                # (A template goes with them, and is made anew.)
-                beside = [other for other in self.calls.values() if other is not call and not other.setup.get("template")]
-                alone = posix.getpid() == 1 and not beside
-                system.kill_quietly(-1 if alone else -call.pid, system.SIGKILL)
-            # What grows is not asked: it would go on growing.
-            self._end_call(call, watched.exceeded)
-
-    def _ask_to_end(self, call: ledger.Call, reason: str, number: int) -> None:
-        call.ending = reason
-        call.deadline = time.monotonic() + float(call.setup["grace"])
-        system.kill_quietly(call.pid, number)
+                ending.check(self, call, now)
 
     def _end(self) -> None:
         """Leave nothing behind, then deliver what is still to be said, as long as somebody listens."""
         system.template = 0
-        if self.calls or self.spares is not None:
-            system.kill_descendants()
+        if self.calls or self.stays or self.spares.pids:
+            from . import processes
+
+            processes.kill_descendants()
         self.channel.drain()
 
 
 def main(nonce: bytes, lane: str, own: str, early: str, workers: str) -> None:
     """Serve the session and leave; never returns.
 
-    :param early: modules that the calls will need
+    :param own: what this process shall have of its own, see namespaces.py; ``-`` for nothing
+    :param early: ``-``, and after it, parted by commas, the modules that its calls will need for certain
     :param workers: how many calls may run at a time in a session that stays open, 0 if it ends with its first, ``t`` behind
         it if they are to be forked from a template
-    :param own: ``pids`` where this process shall be the first of a pid namespace, if that can be had, ``pids?`` where it need
-        be only if signals cannot be kept from it, with ``!`` behind it if capabilities shall keep their worth
     """
     code = 1
     try:
-        call_process.import_early()
-        if own.startswith("pids") and posix.getpid() != 1:
-            _import_now(early.split(",")[1:])
-            _become_init(own)
-        elif workers != "0":
-            _import_now(early.split(",")[1:])
+        # Dearer behind a fork, where every page that is written has to be copied.
+        spare.prepare(early.split(",")[1:])
+        if own != "-" and posix.getpid() != 1:
+            from . import namespaces
+
+            namespaces.take_over(own)
         adopts = system.become_supervisor()
         _quiet_terminal()
         Supervisor(nonce, lane, adopts, workers).serve()
         code = 0
     except frames.FrameError as error:
         posix.write(2, ("deliveryboy: %s\n" % error).encode())
-        system.kill_descendants()
     finally:
-        if code and sys.exc_info()[0] is not None:
-            sys.excepthook(*sys.exc_info())
-            system.kill_descendants()
+        if code:
+            from . import processes
+
+            if sys.exc_info()[0] is not None:
+                sys.excepthook(*sys.exc_info())
+            processes.kill_descendants()
         posix._exit(code)
 
 
@@ -672,30 +507,6 @@ def _are_apart() -> bool:
     from . import landlock
 
     return landlock.version() >= landlock.FIRST_WITH_SCOPES
-
-
-def _import_now(names: "list[str]") -> None:
-    """What the call would need anyhow: dearer behind a fork, where every page that is written has to be copied."""
-    for name in names:
-        getattr(sys.modules[__name__.rpartition(".")[0]], name)
-    if "limits" in names:
-        import resource  # noqa: F401
-
-
-def _become_init(own: str) -> None:
-    from . import landlock, namespaces
-
-    if "?" in own and landlock.version() >= landlock.FIRST_WITH_SCOPES:
-        return
-    # In a user namespace there are no rights for it any more.
-    system.come_first(True)
-    try:
-        namespaces.become_init("!" in own)
-    except namespaces.Halfway as error:
-        system.broken = (
-            "new namespaces cannot be made ready there (%s); put Unshare(pid=True) or Bubblewrap() into the chain" % error
-        )
-    system.come_first()
 
 
 def _quiet_terminal() -> None:

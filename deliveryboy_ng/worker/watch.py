@@ -11,7 +11,7 @@ import posix
 import sys
 import time
 
-from . import system
+from . import processes, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Watch:
     def __init__(
         self, limits: "dict[str, Any]", base: int, given: "tuple[int, int]", box: int, started: float, lender: int = 0
     ) -> None:
-        """Bytes that are not the call's: *base* that it shares with who it was forked from, *given* of input, in the memfd of
-        that inode, and *box*, packed and unpacked.
+        """Bytes that are not the call's: *base* that it shares with who it was forked from, *given* of input, in the memfd of that
+        inode, and *box*, packed and unpacked.
 
         :param lender: the process that others were forked from besides this call
         """
@@ -70,7 +70,7 @@ class Watch:
         self._started = started
         self._exact_until = self._looks = self._measured = 0
         self._measured_at = (0, 0)
-        self._before: "dict[int, system.Stat]" = {}
+        self._before: "dict[int, processes.Stat]" = {}
         self._held_before = self._tasks_before = self._put_off = 0
         self._credited = self._credited_then = self._owed = self._tolerance = 0.0
         self._lost_cpu = 0.0
@@ -84,7 +84,7 @@ class Watch:
         begun = time.thread_time()
         room = LONGEST if self._limited else min(IDLE, max(LONGEST, (time.monotonic() - self._started) / 10))
         # Too many may multiply faster than they can be counted.
-        found = system.tree(roots, sys.maxsize if self.processes is None else self.processes)
+        found = processes.tree(roots, sys.maxsize if self.processes is None else self.processes)
         self._add_missed(found)
         tasks = sum(stat.threads for stat in found.values())
         if self.processes is not None and tasks > self.processes:
@@ -124,7 +124,7 @@ class Watch:
             return IDLE
         return (self.processes - tasks) / _FASTEST_FORKING
 
-    def _check_cpu(self, found: "dict[int, system.Stat]", reaped: float) -> float:
+    def _check_cpu(self, found: "dict[int, processes.Stat]", reaped: float) -> float:
         if self.cpu is None:
             return IDLE
         credited = reaped + sum(stat.ticks_of_children for stat in found.values()) * _TICK
@@ -134,7 +134,7 @@ class Watch:
             self._exceed("cpu", used)
         return max(_TICK, (self.cpu - used) / (posix.cpu_count() or 1))
 
-    def _find_lost_cpu(self, found: "dict[int, system.Stat]", credited: float) -> None:
+    def _find_lost_cpu(self, found: "dict[int, processes.Stat]", credited: float) -> None:
         """Count those whose parent ignores SIGCHLD: the kernel adds their time to nobody's when they end.
 
         What is missing now may be added to somebody who has been looked at already; so it is counted a look later.
@@ -150,12 +150,12 @@ class Watch:
         self._credited_then = self._credited - of_gone
         self._credited = credited
 
-    def _add_missed(self, found: "dict[int, system.Stat]") -> None:
+    def _add_missed(self, found: "dict[int, processes.Stat]") -> None:
         """Those that were not found by way of their parents, since these came and went, but still live."""
         for pid, stat in self._before.items():
             if pid not in found:
                 try:
-                    now = system.Stat(pid)
+                    now = processes.Stat(pid)
                 except OSError:
                     continue
                 if now.start == stat.start:
@@ -163,7 +163,7 @@ class Watch:
 
     # --- memory ---------------------------------------------------------------------------------------------------
 
-    def _check_memory(self, found: "dict[int, system.Stat]", held: int, memfds: "dict[int, int]", until: float) -> float:
+    def _check_memory(self, found: "dict[int, processes.Stat]", held: int, memfds: "dict[int, int]", until: float) -> float:
         if self.memory is None:
             # Exact where nothing is shared; taken exactly else where it has grown, since then it may be a new peak.
             held = sum(max(0, stat.resident - self._base) for stat in found.values())
@@ -207,7 +207,7 @@ class Memfds:
         self._walk: "Iterator[str]" = iter(())
         self._known: "dict[int, str]" = {}
 
-    def sizes(self, found: "dict[int, system.Stat]") -> "dict[int, int]":
+    def sizes(self, found: "dict[int, processes.Stat]") -> "dict[int, int]":
         """Bytes in each, by inode; of those that have been found so far, where there are very many descriptors."""
         sizes: "dict[int, int]" = {}
         for path in list(self._known.values()):
@@ -235,7 +235,7 @@ class Memfds:
             pass
 
 
-def _descriptors(found: "Iterable[system.Stat]") -> "Iterator[str]":
+def _descriptors(found: "Iterable[processes.Stat]") -> "Iterator[str]":
     for stat in found:
         places = [stat.place]
         if stat.threads > 1:
@@ -260,7 +260,7 @@ def _has_swap() -> bool:
         return False
 
 
-def _memory_of(found: "dict[int, system.Stat]", memfds: "dict[int, int]", until: float, lender: int) -> "int | None":
+def _memory_of(found: "dict[int, processes.Stat]", memfds: "dict[int, int]", until: float, lender: int) -> "int | None":
     """Memory that belongs to these processes alone: shared pages once, none of those that they share with who lent them.
 
     What lies in a memfd is counted by the memfd, whether it is mapped or not.  Nothing if that takes too long.
@@ -283,7 +283,7 @@ def _memory_of(found: "dict[int, system.Stat]", memfds: "dict[int, int]", until:
     return max(0, total)
 
 
-def _tables_of(stat: "system.Stat") -> int:
+def _tables_of(stat: "processes.Stat") -> int:
     """Page tables, where there may be many: a large part of an address space can be mapped at the price of these alone."""
     if stat.virtual < _MUCH_SPACE:
         return 0

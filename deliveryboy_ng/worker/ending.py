@@ -1,0 +1,119 @@
+"""Ends calls that do not end by themselves in time: for their time or their limits, or as the near side asks.
+
+Contract: far side, standard library only, Python 3.8+.  Runs in the supervisor, which alone knows what became of a call.
+"""
+
+import _signal  # type: ignore[import-not-found]
+import posix
+import time
+
+from . import processes, system
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import ledger, supervisor
+
+
+def hear(keeper: "supervisor.Supervisor", number: int, what: bytes) -> None:
+    """Do what the near side asks for: ``interrupt``, ``terminate [SECONDS]`` or ``kill``."""
+    call = keeper.calls.get(number)
+    if call is None or not call.pid:
+        if what != b"interrupt" or not keeper.stays:
+            _cancel_early(keeper, call)
+    elif call.status is None and not call.settled:
+        if what == b"interrupt":
+            if not _has_answered(keeper, call) and _interrupt(call):
+                call.interrupts += 1
+        elif what.startswith(b"terminate"):
+            if not call.ending:
+                call.setup["grace"] = float(what.split()[-1]) if b" " in what else call.setup["grace"]
+                _ask(call, "cancelled", _signal.SIGTERM)
+        elif what == b"kill":
+            end(call, "cancelled")
+
+
+def _cancel_early(keeper: "supervisor.Supervisor", call: "ledger.Call | None") -> None:
+    """It has no process yet; or, in a session that stays open, has ended meanwhile."""
+    if call is not None and call.setup:
+        if call in keeper.queue:
+            keeper.queue.remove(call)
+        keeper.refuse(call, "cancelled before it began")
+    elif not keeper.stays:
+        keeper.stop = True
+
+
+def _has_answered(keeper: "supervisor.Supervisor", call: "ledger.Call") -> bool:
+    """Whether the function is over already: then no interrupt can reach it any more."""
+    for fd, stream in list(call.pipes.items()):
+        if stream == "reply":
+            keeper.relay(fd)
+    return call.answered
+
+
+def _interrupt(call: "ledger.Call") -> bool:
+    """Whether it reached the function: one that is over, and has not told yet, has blocked it."""
+    begun = processes.takes(call.pid, _signal.SIGINT)
+    sent = system.kill_quietly(-call.pid, _signal.SIGINT) or system.kill_quietly(call.pid, _signal.SIGINT)
+    return begun and sent and not processes.is_left_pending(call.pid, _signal.SIGINT)
+
+
+def end(call: "ledger.Call", reason: str) -> None:
+    """Kill it."""
+    call.ending = call.ending or reason
+    # What is below it is killed when it has ended: there may be helpers among them that tidy up.
+    system.kill_quietly(call.pid, system.SIGKILL)
+
+
+def _ask(call: "ledger.Call", reason: str, number: int) -> None:
+    call.ending = reason
+    call.deadline = time.monotonic() + float(call.setup["grace"])
+    system.kill_quietly(call.pid, number)
+
+
+def check(keeper: "supervisor.Supervisor", call: "ledger.Call", now: float) -> None:
+    """Something is due: a look at what it uses, or its end."""
+    if call.next_look is not None and now >= call.next_look:
+        _look_after(keeper, call)
+    if call.deadline is None or now < call.deadline:
+        return
+    if call.setup["template"] and call.answered:
+        call.deadline = None
+    elif call.settled or call.ending:
+        # It has returned, or was asked to end, but does not.
+        call.deadline = None
+        system.kill_quietly(call.pid, system.SIGKILL)
+    elif not _has_answered(keeper, call):
+        _ask(call, "timeout", _signal.SIGTERM)
+    elif not call.late or keeper.paused:
+        # The function was in time; a slow line is not its fault.
+        call.late = True
+        call.deadline = now + max(1.0, float(call.setup["grace"]))
+    else:
+        end(call, "timeout")
+
+
+def _look_after(keeper: "supervisor.Supervisor", call: "ledger.Call") -> None:
+    if call.watch is None:
+        from . import watch
+
+        lender = (system.template or posix.getpid()) if call.setup["shared"] and not call.setup["template"] else 0
+        call.watch = watch.Watch(call.setup["limits"], call.base, call.given, call.weight, call.started, lender)
+    watched = call.watch
+    others = keeper.others(call)
+    roots = [pid for pid in processes.children(posix.getpid()) if pid not in others]
+    if call.setup["shared"]:
+        roots = [call.pid]
+    deadlines = [other.deadline for other in keeper.calls.values() if other.deadline is not None]
+    call.next_look = watched.look(roots or [call.pid], call.reaped_cpu, min(deadlines, default=float("inf")))
+    if watched.exceeded == "cpu":
+        if not call.ending:
+            _ask(call, "cpu", _signal.SIGXCPU)
+    elif watched.exceeded:
+        if watched.exceeded == "processes":
+            # All at one stroke, as far as possible: who forks meanwhile dies as well.
+            # (A template goes with them, and is made anew.)
+            beside = [other for other in keeper.calls.values() if other is not call and not other.setup.get("template")]
+            alone = posix.getpid() == 1 and not beside
+            system.kill_quietly(-1 if alone else -call.pid, system.SIGKILL)
+        # What grows is not asked: it would go on growing.
+        end(call, watched.exceeded)

@@ -1,0 +1,43 @@
+"""What a call process is given and what it says, as its supervisor and the near side have to know it.
+
+Contract: far side, standard library only, Python 3.8+.  A call is given by its setup and the three parts of its box.  Its answer,
+on descriptor 3, is a sequence of records of one status byte, the payload's size in 8 bytes, and the payload:
+
+    I value       what a generator function has made; before the last record
+    A text    what is enforced from here on, line by line; the first record if there is one, and never the last
+    B sizes   how large the pieces are that R does not hold; it waits then for a socket to come through descriptor 3, and writes
+              them there before R (bulk.py); if none comes, it says B once more, without sizes, and R holds all
+    R value       the function returned            X records  it raised: records as failure.py makes them
+    U text        it returned what cannot travel   L records  box could not be unpacked
+    E text        the call cannot be prepared as asked; the function has not run
+    V text        another Python version would be needed; the function has not run
+
+Values and records are pickles, or data (codec.py) for a caller that does not trust them.
+
+Without a reply the process's end says it all: sys.exit(3) and posix._exit(3) both end it with code 3.
+"""
+
+STATUS_SIZE = 9
+LONGEST_PREFACE = 1 << 16
+# Of a box: its modules, its body, and what is said of large pieces that come by a socket.
+MODULES, BODY, LARGE = range(3)
+# Exit codes of the worker's own: it failed itself, or an interrupt came when the function had already returned.
+FAILED = 70
+INTERRUPTED_TOO_LATE = 71
+
+
+def weight(size: int, announced: bytes) -> int:
+    """Bytes that a box takes up twice, packed and unpacked; large pieces arrive where they stay.
+
+    :param size: bytes of its parts
+    """
+    return size + large(announced) // 2
+
+
+def large(announced: bytes) -> int:
+    """Bytes of its large pieces."""
+    if not announced:
+        return 0
+    from . import bulk
+
+    return sum(size for _, size in bulk.expected(announced))

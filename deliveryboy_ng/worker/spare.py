@@ -1,0 +1,95 @@
+"""A call process before its call: it gets ready, waits, and goes on as that call.
+
+Contract: far side, standard library only, Python 3.8+.  On descriptor 4, a socket, it gets its call: a byte which tells what comes
+with it, and, by the next byte, the descriptors of that, in this order: its stdin, files with its modules and its body, the socket
+for its large arguments.  Then come the sizes of setup and of the parts of its box, in 8 bytes each, and those of them that have no
+file.  At the end of input nobody wants it: it leaves.
+"""
+
+import marshal
+import posix
+import sys
+
+from . import call, pipes, records
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+WITH_INPUT, WITH_MODULES, WITH_BODY, WITH_SOCKET = 1, 2, 4, 8
+NUMBER = 8
+PARTS = 4
+_MOST_FILES = 4
+_IN_FILES = ((records.MODULES, WITH_MODULES), (records.BODY, WITH_BODY))
+
+
+def prepare(modules: "list[str]") -> None:
+    """Import what every call needs.
+
+    :param modules: those of the worker that this session's calls need besides
+    """
+    call.import_early()
+    for name in modules:
+        getattr(sys.modules[__name__.rpartition(".")[0]], name)
+
+
+def main(ends: pipes.Pipes, parent: int, expected: bytes = b"", rehearse: bool = False) -> "Any":
+    """Become a spare, and then a call; never returns.
+
+    :param expected: the setup of the call that is to come, if that is known
+    :param rehearse: whether there is time for it
+    """
+    code = records.FAILED
+    try:
+        call.take_place(ends, parent)
+        setup = marshal.loads(expected) if expected else {}
+        if rehearse:
+            call.rehearse(setup)
+        packed, *box = _receive()
+        code = call.run(marshal.loads(packed) if packed else setup, box)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        posix._exit(code)
+
+
+def _receive() -> "list[bytes]":
+    comes = posix.read(pipes.FEED_FD, 1)
+    if not comes:
+        posix._exit(0)
+    sources = _receive_files(comes[0]) if comes[0] else {}
+    numbers = _read(pipes.FEED_FD, PARTS * NUMBER)
+    parts = []
+    for place in range(PARTS):
+        source = sources.get(place, pipes.FEED_FD)
+        parts.append(_read(source, int.from_bytes(numbers[place * NUMBER : (place + 1) * NUMBER], "big")))
+        if place in sources:
+            posix.close(source)
+    return parts
+
+
+def _receive_files(comes: int) -> "dict[int, int]":
+    """Take the descriptors that come; tells which parts are in files."""
+    from . import sockets
+
+    socket = sockets.of(pipes.FEED_FD)
+    files = sockets.receive(socket, 1, _MOST_FILES)[1]
+    socket.detach()
+    if comes & WITH_INPUT:
+        fd = files.pop(0)
+        posix.dup2(fd, 0)
+        posix.close(fd)
+    sources = {1 + part: files.pop(0) for part, flag in _IN_FILES if comes & flag}
+    if comes & WITH_SOCKET:
+        call.bulk_fd = files.pop(0)
+    return sources
+
+
+def _read(fd: int, size: int) -> bytes:
+    data = posix.read(fd, size) if size else b""
+    while len(data) < size:
+        more = posix.read(fd, size - len(data))
+        if not more:
+            posix._exit(0)
+        data += more
+    return data
