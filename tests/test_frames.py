@@ -28,6 +28,10 @@ def encode(frames_: list[tuple[int, int, bytes]], lane: str) -> list[bytes]:
     return [piece for kind, call, payload in frames_ for piece in encoder.pieces(kind, call, payload)]
 
 
+def narrow_lines(messages: list[tuple[int, int, bytes]]) -> list[bytes]:
+    return b"".join(encode(messages, "narrow")).splitlines(keepends=True)
+
+
 def joined(events: list[tuple[int, int, bool, bytes]]) -> list[tuple[int, int, bytes]]:
     """Events put together again as the frames they came from."""
     whole, parts = [], []
@@ -63,7 +67,7 @@ def test_frames_survive_being_cut_at_every_byte(lane: str) -> None:
 
 @given(sent, st.lists(noise, min_size=40, max_size=40))
 def test_noise_around_lines_is_reported_and_harmless(messages: Any, noises: list[bytes]) -> None:
-    lines = encode(messages, "narrow")
+    lines = narrow_lines(messages)
     added = noises[: len(lines) + 1]
     data = b"".join(part for pair in zip(added, [*lines, b""], strict=False) for part in pair)
     decoder = Decoder(NONCE, frames.TO_NEAR)
@@ -75,7 +79,7 @@ def test_noise_around_lines_is_reported_and_harmless(messages: Any, noises: list
 @given(sent, st.data())
 def test_damage_never_passes_for_data(messages: Any, data: Any) -> None:
     """Any change of lines either leaves a beginning of what was sent, or is noticed."""
-    lines = encode(messages, "narrow")
+    lines = narrow_lines(messages)
     if not lines:
         return
     place = data.draw(st.integers(0, len(lines) - 1))
@@ -138,7 +142,8 @@ def test_carriage_returns_and_greeting() -> None:
 
 
 def test_narrow_lines_fit_a_terminal() -> None:
-    assert max(map(len, encode([(frames.REPLY, 1, b"x" * 10_000)], "narrow"))) <= 1024
+    answer = [(frames.REPLY, 1, b"x" * 10_000)]
+    assert max(map(len, narrow_lines(answer))) <= 1024 < max(map(len, encode(answer, "narrow"))) <= frames.PIPE_BUF
     assert all(
         line.endswith(b"\n") and binascii.a2b_base64(line[len(MARK) :]) for line in encode([(frames.REPLY, 1, b"x")], "wide")
     )
@@ -168,3 +173,30 @@ def test_noise_within_a_large_payload_is_found(change: Callable[[bytes], bytes])
     data = b"".join(encode([(frames.REPLY, 1, LARGE), (frames.STDERR, 1, b"after")], "wide"))
     with pytest.raises(frames.FrameError, match="checksum"):
         Decoder(NONCE, frames.TO_NEAR).feed(change(data))
+
+
+@pytest.mark.parametrize("step", [100, 1000, 65536, 1 << 22])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_large_payloads_of_text_may_have_noise_anywhere_between_their_lines(step: int, end: bytes) -> None:
+    lines = narrow_lines([(frames.STDOUT, 1, b"before"), (frames.REPLY, 1, LARGE), (frames.STDERR, 1, b"after")])
+    noisy = [each for place, line in enumerate(lines) for each in ([line] if place % 7 else [b"noise\n", b"more" + line])]
+    data = b"".join(noisy).replace(b"\n", end)
+    decoder = Decoder(NONCE, frames.TO_NEAR)
+    events = [event for start in range(0, len(data), step) for event in decoder.feed(data[start : start + step])]
+    assert joined(events) == [(frames.STDOUT, 1, b"before"), (frames.REPLY, 1, LARGE), (frames.STDERR, 1, b"after")]
+    heard = b"".join(payload for kind, _, _, payload in events if kind == frames.NOISE)
+    assert heard == (b"noise" + end + b"more") * -(-len(lines) // 7)
+
+
+@pytest.mark.parametrize("place", [1, 200, -2])
+@pytest.mark.parametrize("what", ["drop", "double", "swap", "cut", "character"])
+def test_damage_within_a_large_payload_of_text_is_found(place: int, what: str) -> None:
+    lines = narrow_lines([(frames.REPLY, 1, LARGE), (frames.STDERR, 1, b"after")])
+    line, after = lines[place], lines[place + 1]
+    other = line.replace(b"A", b"B", 1) if b"A" in line else line[:-5] + b"AAAA\n"
+    lines[place : (place + 2) or None] = {
+        "drop": [after], "double": [line, line, after], "swap": [after, line], "cut": [line[:100] + b"\n", after],
+        "character": [other, after],
+    }[what]  # fmt: skip
+    with pytest.raises(FrameError):
+        Decoder(NONCE, frames.TO_NEAR).feed(b"".join(lines) * 2)

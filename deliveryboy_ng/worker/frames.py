@@ -14,8 +14,9 @@ lanes to carry frames, chosen by the near side from what it knows of the channel
         =NONCE<BASE64\n        from the far side to the near side
         =NONCE>BASE64\n        from the near side to the far side
 
-    In the wide lane what does not fit into a line follows one as it is: the line says how much, and its CRC-32.  So a
-    large payload costs no encoding; if somebody adds to it, that is found, and the session is lost.
+    What does not fit into a line follows one, which says how much it is, and its CRC-32.  In the wide lane it follows as it
+    is.  So a large payload costs no encoding; if somebody adds to it, that is found, and the session is lost.  In the narrow
+    lane it follows as base64 in lines of the same look, between which there may be noise as everywhere.
 
     The text holds a CRC-32 of what follows it, a sequence number, header and payload.  Whatever stands before, between
     or inside such lines is noise: it is reported as such and never confuses the frames around it.  A line that is
@@ -61,9 +62,10 @@ LARGE = 16
 ATTACH = 17
 
 _HEADER = 10
-# Of a line's kind: what it tells of follows.
-_BLOCK = 0x80
+# Of a line's kind: what it tells of follows, as it is or in lines.
+_BLOCK, _LINES = 0x80, 0x40
 _BLOCK_WIDTH = 256 * 1024
+_CHARACTERS = 944
 
 
 class FrameError(Exception):
@@ -81,21 +83,29 @@ class Encoder:
     def __init__(self, nonce: bytes, direction: bytes, lane: str) -> None:
         self._mark = mark(nonce, direction)
         self._sequence = 0
+        self._lane = lane
         self._width = LANES[lane]
-        self._piece = self._raw if lane == "binary" else self._line
-        self._has_blocks = lane == "wide"
+        # On the way back others may write to the same pipe.
+        at_once = PIPE_BUF if direction == TO_NEAR else _BLOCK_WIDTH
+        self._characters = at_once // (len(self._mark) + _CHARACTERS + 1) * _CHARACTERS
 
     def pieces(self, kind: int, call: int, payload: "Any" = b"") -> "Any":
         """Yield the bytes of one frame piece by piece, so that a large payload is never held twice."""
         view = memoryview(payload)
-        width, make = self._width, self._piece
-        if self._has_blocks and len(view) > width:
-            width, make = _BLOCK_WIDTH, self._block
-        start = 0
+        small = len(view) <= self._width
+        width, start = self._width if small or self._lane == "binary" else _BLOCK_WIDTH, 0
         while True:
             stop = start + width
             more = stop < len(view)
-            yield make(kind, call, more, view[start:stop])
+            if self._lane == "binary":
+                yield self._raw(kind, call, more, view[start:stop])
+            elif small:
+                yield self._line(kind, call, more, view)
+            elif self._lane == "wide":
+                yield b"".join((self._announced(kind | _BLOCK, call, more, view[start:stop]), view[start:stop]))
+            else:
+                yield self._announced(kind | _LINES, call, more, view[start:stop])
+                yield from self._lines(view[start:stop])
             if not more:
                 return
             start = stop
@@ -115,11 +125,22 @@ class Encoder:
         check = binascii.crc32(content).to_bytes(4, "big")
         return self._mark + binascii.b2a_base64(check + content)
 
-    def _block(self, kind: int, call: int, more: bool, piece: memoryview) -> bytes:
+    def _announced(self, kind: int, call: int, more: bool, block: memoryview) -> bytes:
         import binascii
 
-        size, check = len(piece).to_bytes(4, "big"), binascii.crc32(piece).to_bytes(4, "big")
-        return b"".join((self._line(kind | _BLOCK, call, more, memoryview(size + check)), piece))
+        return self._line(kind, call, more, memoryview(len(block).to_bytes(4, "big") + binascii.crc32(block).to_bytes(4, "big")))
+
+    def _lines(self, block: memoryview) -> "Any":
+        """As many at a time as can leave in one write."""
+        import binascii
+
+        text = binascii.b2a_base64(block, newline=False)
+        between = b"\n" + self._mark
+        for start in range(0, len(text), self._characters):
+            stop = min(start + self._characters, len(text))
+            yield b"".join(
+                (self._mark, between.join([text[at : at + _CHARACTERS] for at in range(start, stop, _CHARACTERS)]), b"\n")
+            )
 
 
 def decoder(nonce: bytes, direction: bytes, lane: str) -> "Any":
@@ -172,10 +193,10 @@ class Decoder:
         self._echo = mark(nonce, TO_NEAR if direction == TO_FAR else TO_FAR)
         self._sequence = 0
         self._rest = b""
-        # Of the block that is coming: the frame, what has come of it, and how much is still to come.
-        self._block: "tuple[int, int, bool, int]" = (0, 0, False, 0)
+        # Of the block that is coming: the frame, what has come of it, and how many bytes or lines are still to come.
+        self._block: "tuple[int, int, bool, int, int]" = (0, 0, False, 0, 0)
         self._pieces: "list[bytes]" = []
-        self._wanted = 0
+        self._wanted = self._lines_wanted = 0
 
     def feed(self, data: bytes) -> "list[tuple[int, int, bool, bytes]]":
         """Take the next bytes and return the events they complete.
@@ -188,18 +209,21 @@ class Decoder:
         return events
 
     def _take_block(self, data: bytes, events: "list[tuple[int, int, bool, bytes]]") -> bytes:
-        import binascii
-
         rest = data[self._wanted :]
         self._pieces.append(data[: self._wanted] if rest else data)
         self._wanted -= len(self._pieces[-1])
         if not self._wanted:
-            whole, self._pieces = b"".join(self._pieces), []
-            kind, call, more, check = self._block
-            if binascii.crc32(whole) != check:
-                raise FrameError("a block failed its checksum: %r" % whole[:80])
-            events.append((kind, call, more, whole))
+            self._finish_block(b"".join(self._pieces), events)
         return rest
+
+    def _finish_block(self, whole: bytes, events: "list[tuple[int, int, bool, bytes]]") -> None:
+        import binascii
+
+        self._pieces = []
+        kind, call, more, size, check = self._block
+        if len(whole) != size or binascii.crc32(whole) != check:
+            raise FrameError("a block failed its checksum: %r" % whole[:80])
+        events.append((kind, call, more, whole))
 
     def _take_lines(self, data: bytes, events: "list[tuple[int, int, bool, bytes]]") -> bytes:
         """Until a block begins; returns what is behind that line."""
@@ -208,8 +232,11 @@ class Decoder:
         start = 0
         end = data.find(b"\n", seen)
         while end >= 0:
-            self._line(data[start : end + 1], events)
-            start = end + 1
+            if self._lines_wanted:
+                start = self._take_many(data, start, events)
+            else:
+                self._line(data[start : end + 1], events)
+                start = end + 1
             if self._wanted:
                 self._rest = b""
                 return data[start:]
@@ -223,31 +250,62 @@ class Decoder:
             raise FrameError("a line of more than %d bytes" % LONGEST_LINE)
         return b""
 
+    def _take_many(self, data: bytes, start: int, events: "list[tuple[int, int, bool, bytes]]") -> int:
+        """Of a block, all lines that are there; tells where they end."""
+        import binascii
+
+        end = data.rfind(b"\n") + 1
+        lines = data[start : end - 1].split(b"\n", self._lines_wanted)
+        if len(lines) > self._lines_wanted:
+            end -= len(lines.pop()) + 1
+        size = len(self._mark)
+        text = [line[size:] for line in lines if line.startswith(self._mark)]
+        if len(text) < len(lines):
+            text = [found for found in [self._text_of(line + b"\n", events) for line in lines] if found is not None]
+        try:
+            self._pieces.append(binascii.a2b_base64(b"".join(text)))
+        except binascii.Error:
+            raise FrameError("a line is not base64: %r" % lines[0][:80]) from None
+        self._lines_wanted -= len(text)
+        if not self._lines_wanted:
+            self._finish_block(b"".join(self._pieces), events)
+        return end
+
     def close(self) -> "list[tuple[int, int, bool, bytes]]":
         """The channel has ended: what is left of an unfinished line is noise."""
         rest, self._rest = self._rest, b""
         return [(NOISE, 0, False, rest)] if rest and self._mark not in rest else []
 
-    def _line(self, line: bytes, events: "list[tuple[int, int, bool, bytes]]") -> None:
+    def _text_of(self, line: bytes, events: "list[tuple[int, int, bool, bytes]]") -> "bytes | None":
+        """What stands behind the mark, if there is one; all else is noise."""
         at = line.rfind(self._mark)
         if at < 0:
             if self._echo not in line:
                 events.append((NOISE, 0, False, line))
-            return
+            return None
         if at and self._echo not in line[:at]:
             events.append((NOISE, 0, False, line[:at]))
-        body = line[at + len(self._mark) :].rstrip(b"\r\n")
+        return line[at + len(self._mark) :].rstrip(b"\r\n")
+
+    def _line(self, line: bytes, events: "list[tuple[int, int, bool, bytes]]") -> None:
+        body = self._text_of(line, events)
+        if body is None:
+            return
         if body.startswith(b"hello "):
             events.append((HELLO, 0, False, body))
             return
         kind, call, more, payload = self._frame(body)
-        if kind & _BLOCK:
-            self._wanted = int.from_bytes(payload[:4], "big")
-            self._block = kind & ~_BLOCK, call, more, int.from_bytes(payload[4:], "big")
-            if len(payload) != 8 or not 0 < self._wanted <= _BLOCK_WIDTH:
-                raise FrameError("no block: %r" % payload[:80])
-        else:
+        if not kind & (_BLOCK | _LINES):
             events.append((kind, call, more, payload))
+            return
+        size, check = int.from_bytes(payload[:4], "big"), int.from_bytes(payload[4:], "big")
+        if len(payload) != 8 or not 0 < size <= _BLOCK_WIDTH:
+            raise FrameError("no block: %r" % payload[:80])
+        self._block = kind & ~(_BLOCK | _LINES), call, more, size, check
+        if kind & _BLOCK:
+            self._wanted = size
+        else:
+            self._lines_wanted = -(-4 * -(-size // 3) // _CHARACTERS)
 
     def _frame(self, body: bytes) -> "tuple[int, int, bool, bytes]":
         import binascii
