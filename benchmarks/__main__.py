@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure; all, if none is named")
     parser.add_argument("--rounds", type=int, default=0, help="how often; each benchmark has its own default")
     parser.add_argument("--ssh", default="", metavar="HOST", help="measure through ssh as well")
+    parser.add_argument("--megabytes", type=int, default=100, metavar="N", help="what payload sends; 100, if it is not said")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all times there")
     parser.add_argument("--draw", type=Path, metavar="FOLDER", help="draw pictures there (needs matplotlib)")
     given = parser.parse_args()
@@ -42,7 +43,8 @@ def main() -> None:
     written = []
     for name in given.names or NAMES:
         module = importlib.import_module(f"benchmarks.{'imports' if name == 'import' else name}")
-        for found in module.results(given.rounds, given.ssh):
+        more = {"megabytes": given.megabytes} if name == "payload" else {}
+        for found in module.results(given.rounds, given.ssh, **more):
             print(f"\n{found}", flush=True)
             written.append({"benchmark": name, **found.as_json()})
             if given.draw:

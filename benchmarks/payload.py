@@ -1,6 +1,7 @@
 """100 MB there and back, as a ratio to the same through raw pipes of 1 MiB, read into a bytearray.
 
-A cold call with an array imports numpy over there, which is part of its time.
+A cold call with an array imports numpy over there, which is part of its time.  What ssh takes itself is a row of its own: the same
+raw bytes through it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +20,6 @@ from deliveryboy_ng import DeliveryExecutor, Ssh, Sudo, Unshare, deliver
 from .functions import same
 from .harness import Call, Subject, Table, measure, opened
 
-SIZE = 100_000_000
 RAW = "raw pipe"
 _F_SETPIPE_SZ = 1031
 _ECHO = """
@@ -39,9 +40,14 @@ while True:
 
 
 @contextlib.contextmanager
-def raw_pipe(data: bytes) -> Iterator[Call]:
-    """The baseline: no pickling, no framing."""
-    process = subprocess.Popen([sys.executable, "-c", _ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+def raw_pipe(data: bytes, *before: str) -> Iterator[Call]:
+    """The baseline: no pickling, no framing.
+
+    :param before: a command that starts another
+    """
+    script = _ECHO if not before else f"exec({_ECHO!r})"
+    command = [*before, sys.executable, "-c", shlex.quote(script) if before else script]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     assert process.stdin is not None
     assert process.stdout is not None
     there, back = process.stdin.fileno(), process.stdout.fileno()
@@ -74,9 +80,9 @@ def session(value: Any, **options: Any) -> Iterator[Call]:
         yield lambda: executor.submit(same, value).result()
 
 
-def values() -> dict[str, Any]:
+def values(megabytes: int) -> dict[str, Any]:
     """What is sent."""
-    data = os.urandom(1 << 20) * (SIZE >> 20)
+    data = os.urandom(1_000_000) * megabytes
     found: dict[str, Any] = {"bytes": data}
     with contextlib.suppress(ImportError):
         import numpy
@@ -85,9 +91,9 @@ def values() -> dict[str, Any]:
     return found
 
 
-def results(rounds: int, host: str) -> Iterator[Table]:
+def results(rounds: int, host: str, megabytes: int = 100) -> Iterator[Table]:
     """The table."""
-    given = values()
+    given = values(megabytes)
     makers: dict[str, Callable[[], contextlib.AbstractContextManager[Call]]] = {RAW: lambda: raw_pipe(given["bytes"])}
     bars: dict[str, float] = {}
     transports: dict[str, dict[str, Any]] = {
@@ -98,6 +104,7 @@ def results(rounds: int, host: str) -> Iterator[Table]:
     }
     if host:
         transports["ssh"] = {"transport": Ssh(host), "executable": sys.executable}
+        makers["raw ssh"] = lambda: raw_pipe(given["bytes"], "ssh", host)
     for name, options in transports.items():
         for kind, value in given.items():
             lane = {"text": 4.5, "ssh": 1.3}.get(name)
@@ -108,4 +115,4 @@ def results(rounds: int, host: str) -> Iterator[Table]:
             bars |= {f"cold {title}": lane or 0.7, f"warm {title}": lane or 0.6}
     with opened(makers) as (calls, gaps):
         subjects = [Subject(name, call, RAW, bars.get(name)) for name, call in calls.items()]
-        yield measure(f"{SIZE // 1_000_000} MB there and back", subjects, rounds or 7, gaps)
+        yield measure(f"{megabytes} MB there and back", subjects, rounds or 7, gaps)

@@ -14,8 +14,9 @@ from deliveryboy_ng import deliver
 
 from .functions import nothing, same
 from .harness import Call, Subject, Table, measure, opened
-from .payload import SIZE, session, values
+from .payload import session, values
 
+_MEGABYTES = 100
 COLD, BULK = "deliver", "DeliveryExecutor"
 _SPAWN = multiprocessing.get_context("spawn")
 _ECHO = "for x in channel: channel.send(x)"
@@ -126,7 +127,7 @@ def results(rounds: int, host: str) -> Iterator[Table]:
         Subject("mitogen", mitogen_cold, COLD, least=5),
     ]
     yield measure("one cold call", cold, rounds or 10)
-    data = values()["bytes"]
+    data = values(_MEGABYTES)["bytes"]
     makers = {
         BULK: lambda: session(data),
         "ProcessPoolExecutor": lambda: pool(data),
@@ -136,4 +137,4 @@ def results(rounds: int, host: str) -> Iterator[Table]:
     with opened(makers) as (calls, gaps):
         bars = {"ProcessPoolExecutor": 5, "execnet": 5}
         subjects = [Subject(name, call, BULK, least=bars.get(name)) for name, call in calls.items()]
-        yield measure(f"{SIZE // 1_000_000} MB there and back, worker started before", subjects, max(3, (rounds or 10) // 2), gaps)
+        yield measure(f"{_MEGABYTES} MB there and back, worker started before", subjects, max(3, (rounds or 10) // 2), gaps)

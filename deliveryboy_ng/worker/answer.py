@@ -193,7 +193,12 @@ def note_interrupt(number: int, frame: object) -> None:
     _interrupts.append(number)
 
 
-def reply(status: bytes, payload: "Any", first: "Any" = None) -> int:
+def reply(status: bytes, payload: "Any", first: "Any" = None, by_socket: bool = False) -> int:
+    """Say the last record, and tell with which code to end.
+
+    :param first: what is to be done before
+    :param by_socket: whether what is large may go by a socket
+    """
     if first is not None:
         first()
     if _replier[0] != posix.getpid():
@@ -203,6 +208,8 @@ def reply(status: bytes, payload: "Any", first: "Any" = None) -> int:
         return records.FAILED
     if isinstance(payload, bytes):
         send(status, payload)
+    elif not by_socket:
+        send(status, *payload.whole())
     else:
         from . import bulk
 

@@ -60,7 +60,7 @@ def take_place(ends: pipes.Pipes, parent: int) -> None:
     _become_ordinary(parent)
 
 
-def run(setup: "dict[str, Any]", box: "list[bytes]") -> int:
+def run(setup: "dict[str, Any]", box: "list[Any]") -> int:
     """Run the call, answer, and tell with which code to end.
 
     :param box: see records.py; emptied, so that this process does not keep what it has unpacked
@@ -125,7 +125,7 @@ def run(setup: "dict[str, Any]", box: "list[bytes]") -> int:
     if setup["template"]:
         _become_template(held)
     try:
-        reply = answer.pack(value) if setup["bulk"] else answer.form.dumps(value)
+        reply = answer.pack(value)
     except MemoryError as error:
         spare.clear()
         value = None
@@ -133,7 +133,7 @@ def run(setup: "dict[str, Any]", box: "list[bytes]") -> int:
         return answer.reply(b"X", answer.pack_failure(error), answer.leave)
     except BaseException as error:
         return answer.reply(b"U", answer.why(error), answer.leave)
-    return answer.reply(b"R", reply, answer.leave)
+    return answer.reply(b"R", reply, answer.leave, bool(setup["bulk"]))
 
 
 def rehearse(setup: "dict[str, Any]") -> None:
@@ -187,7 +187,7 @@ def _become_template(held: "list[str]") -> "Any":
     template.serve(supervisor)
 
 
-def _limiter(setup: "dict[str, Any]", box: "list[bytes]") -> "Any":
+def _limiter(setup: "dict[str, Any]", box: "list[Any]") -> "Any":
     if not setup["limits"]:
         return list
     from . import holding
@@ -195,11 +195,14 @@ def _limiter(setup: "dict[str, Any]", box: "list[bytes]") -> "Any":
     return holding.limiter(setup, box)
 
 
-def _unpack(box: "list[bytes]") -> "Any":
+def _unpack(box: "list[Any]") -> "Any":
     large = box.pop()
     shipped.install(marshal.loads(box.pop(0)))
     if not large:
-        function, args, kwargs = rebuild.loads(box.pop())
+        body = box.pop()
+        function, args, kwargs = rebuild.loads(body)
+        if not isinstance(body, bytes):
+            body.close()
     else:
         from . import bulk
 

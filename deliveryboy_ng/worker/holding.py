@@ -3,6 +3,8 @@
 Contract: far side, standard library only, Python 3.8+.
 """
 
+import posix
+
 from . import preparing, records, system
 
 TYPE_CHECKING = False
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def limiter(setup: "dict[str, Any]", box: "list[bytes]") -> "Any":
+def limiter(setup: "dict[str, Any]", box: "list[Any]") -> "Any":
     """The function that sets the limits: counted from what this process has now, its packed box included.
 
     Later that is replaced by what was in it; a call that is limited before needs room for both.
@@ -19,8 +21,11 @@ def limiter(setup: "dict[str, Any]", box: "list[bytes]") -> "Any":
 
     asked = setup["limits"]
 
-    large = records.large(box[records.LARGE])
-    given = sum(map(len, box)) + large if setup["guard"] else 0
+    body = box[records.BODY]
+    # What is in a file, or comes by a socket, is not here yet.
+    packed, later = (len(body), 0) if isinstance(body, bytes) else (0, posix.fstat(body.fileno()).st_size)
+    large = records.large(box[records.LARGE]) + later
+    given = packed + sum(len(box[part]) for part in (records.MODULES, records.LARGE)) + large if setup["guard"] else 0
 
     try:
         resident, shared = system.memory_of_this_process()[:2]

@@ -69,15 +69,15 @@ def send_descriptor(fd: int, passed: int) -> bool:
     return True
 
 
-def send(fd: int, data: "list[bytes]", passed: "list[int]", waits: bool = True) -> None:
-    """Send bytes, and these descriptors with the first of them.
+def send(fd: int, data: bytes, passed: "list[int]", waits: bool = True) -> None:
+    """Send a byte, and these descriptors with it.
 
     :param waits: for room
     :raises OSError: BlockingIOError too
     """
     socket = of(fd)
     try:
-        socket.sendmsg(data, rights(passed), 0 if waits else _socket.MSG_DONTWAIT)
+        socket.sendmsg([data], rights(passed), 0 if waits else _socket.MSG_DONTWAIT)
     finally:
         socket.detach()
 

@@ -53,15 +53,21 @@ def main(ends: pipes.Pipes, parent: int, expected: bytes = b"", rehearse: bool =
         posix._exit(code)
 
 
-def _receive() -> "list[bytes]":
+def _receive() -> "list[Any]":
+    """Setup, and the parts of the box; a body that is in a file stays there until it is unpacked."""
     comes = posix.read(pipes.FEED_FD, 1)
     if not comes:
         posix._exit(0)
     sources = _receive_files(comes[0]) if comes[0] else {}
     numbers = _read(pipes.FEED_FD, PARTS * NUMBER)
-    parts = []
+    parts: "list[Any]" = []
     for place in range(PARTS):
         source = sources.get(place, pipes.FEED_FD)
+        if place == 1 + records.BODY and place in sources:
+            import io
+
+            parts.append(io.open(source, "rb"))
+            continue
         parts.append(_read(source, int.from_bytes(numbers[place * NUMBER : (place + 1) * NUMBER], "big")))
         if place in sources:
             posix.close(source)

@@ -65,13 +65,16 @@ class Spare:
         """
         flags, message, passed = call.message(setup)
         try:
-            if not passed:
-                posix.writev(self.ends.feed, [bytes((flags,)), *message])
-            else:
+            if passed:
                 from . import sockets
 
                 posix.write(self.ends.feed, bytes((flags,)))
-                sockets.send(self.ends.feed, [b"+", *message], passed)
+                sockets.send(self.ends.feed, b"+", passed)
+            else:
+                message.insert(0, bytes((flags,)))
+            left = memoryview(b"".join(message))
+            while left:
+                left = left[posix.write(self.ends.feed, left) :]
         except OSError:
             return False
         return True

@@ -39,7 +39,7 @@ class Template:
         made = spares.Spare(ends)
         try:
             made.introduces_itself()
-            sockets.send(self.fileno(), [b"+"], [ends.stdin, *ends.far], waits=False)
+            sockets.send(self.fileno(), b"+", [ends.stdin, *ends.far], waits=False)
         except OSError:
             made.close()
             raise
