@@ -50,9 +50,15 @@ class Entry:
         return f"{self.name:<30} {how:<13} {self.size:>9,}  {self.reason}"
 
 
+Imports = frozenset[tuple[int, str, tuple[str, ...]]]
+
+
 @dataclass
 class Module:
-    """A module that travels."""
+    """A module that travels.
+
+    :ivar imports: its import statements, see :func:`imports_of`
+    """
 
     name: str
     package: bool
@@ -60,6 +66,7 @@ class Module:
     source: str | None
     code: bytes | None
     data: dict[str, bytes] = field(default_factory=dict)
+    imports: Imports = frozenset()
 
     @property
     def size(self) -> int:
@@ -73,7 +80,7 @@ _LOAD_CONST = opcode.opmap["LOAD_CONST"]
 
 
 @functools.lru_cache(maxsize=4096)
-def imports_of(code: CodeType) -> frozenset[tuple[int, str, tuple[str, ...]]]:
+def imports_of(code: CodeType) -> Imports:
     """All import statements in *code* and the code within it, as (level, name, names imported from it).
 
     Names given as constants to ``import_module`` and ``__import__`` count too.
@@ -100,9 +107,9 @@ def imports_of(code: CodeType) -> frozenset[tuple[int, str, tuple[str, ...]]]:
     return frozenset(found)
 
 
-def names_of(code: CodeType, package: str) -> Iterator[str]:
-    """The absolute names of all modules that *code*, part of *package*, may import; some may not exist."""
-    for level, name, children in imports_of(code):
+def names_of(imports: Imports, package: str) -> Iterator[str]:
+    """The absolute names of all modules that these statements, part of *package*, may import; some may not exist."""
+    for level, name, children in imports:
         if level:
             parents = package.split(".")
             base = ".".join(parents[: len(parents) - level + 1]) if level <= len(parents) else ""
@@ -204,9 +211,10 @@ def load(name: str, spec: importlib.machinery.ModuleSpec) -> Module:
     if key not in _loaded:
         source = _source(name, spec, file)
         code = _code(name, spec, file, source)
-        _loaded[key] = Module(name, package, file, source, marshal.dumps(code) if code else None)
+        packed, imports = (marshal.dumps(code), imports_of(code)) if code else (None, frozenset())
+        _loaded[key] = Module(name, package, file, source, packed, imports=imports)
     module = _loaded[key]
-    return Module(name, package, file, module.source, module.code)
+    return Module(name, package, file, module.source, module.code, imports=module.imports)
 
 
 def _source(name: str, spec: importlib.machinery.ModuleSpec, file: str) -> str | None:
@@ -261,7 +269,7 @@ class Collector:
 
     def scan(self, code: CodeType, package: str, reason: str) -> None:
         """Add everything that *code* imports."""
-        for name in names_of(code, package):
+        for name in names_of(imports_of(code), package):
             self.add(name, reason)
 
     def add(self, name: str, reason: str) -> None:
@@ -286,9 +294,8 @@ class Collector:
             if parent:
                 queue.append((parent, f"package of {name}"))
             module = self._take(name, spec, reason)
-            if module.code is not None:
-                package = name if module.package else parent
-                queue += [(each, f"imported by {name}") for each in names_of(marshal.loads(module.code), package)]
+            package = name if module.package else parent
+            queue += [(each, f"imported by {name}") for each in names_of(module.imports, package)]
 
     def _take(self, name: str, spec: importlib.machinery.ModuleSpec, reason: str) -> Module:
         module = load(name, spec)

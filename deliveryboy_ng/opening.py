@@ -12,6 +12,8 @@ from .workertext import FOR_CONFINED, FOR_DATA, FOR_GUARDED, FOR_TEMPLATE, Kit
 
 __all__ = ["kit_of", "open_session"]
 
+_WATCHED = {"memory", "cpu", "processes"}
+
 
 def kit_of(options: Options, workers: int = 0, template: bool = False) -> Kit:
     """What the supervisor needs for calls with these options.
@@ -21,16 +23,17 @@ def kit_of(options: Options, workers: int = 0, template: bool = False) -> Kit:
     """
     confinement = options.confinement
     data = () if options.trusted else FOR_DATA
-    limits = ("limits",) if options.limits.as_setup() else ()
+    asked = options.limits.as_setup()
+    limits = ("limits", "holding", *(("processes",) if _WATCHED & set(asked) else ())) if asked else ()
     own = "-"
     extras: tuple[str, ...] = data
     early: tuple[str, ...] = (*data, *limits)
     if confinement is not None:
         own = "pids!" if confinement.capabilities else "pids"
-        extras, early = (*data, *FOR_GUARDED, *FOR_CONFINED), ("confine", *FOR_CONFINED, *early)
+        extras, early = (*data, *FOR_GUARDED, *FOR_CONFINED), ("confine", "holding", *FOR_CONFINED, *early)
     elif options.guard:
         own = "-" if options.guard == "pid namespace" or options.keep_children else "pids?"
-        extras, early = (*data, *FOR_GUARDED), ("confine", *early)
+        extras, early = (*data, *FOR_GUARDED), ("confine", "holding", *early)
     if workers:
         # Its calls need not be alike.
         extras = (*FOR_DATA, *FOR_GUARDED, *FOR_CONFINED, *FOR_TEMPLATE)

@@ -19,6 +19,7 @@ class Pipes:
     :ivar far: the ends of its stdout, stderr, answer and feed
     :ivar near: the supervisor's ends of stdout, stderr and answer
     :ivar feed: the supervisor's end of the feed
+    :ivar others: what else the call process takes with it, from 5 on; the supervisor's own
     :ivar keeps_others: whether other descriptors are the caller's: what an initializer has opened
     """
 
@@ -34,6 +35,7 @@ class Pipes:
         self.feed = -1
         self.near: "list[int]" = []
         self.far: "list[int]" = []
+        self.others: "list[int]" = []
         try:
             for place in range(1, REPLY_FD + 1):
                 near, far = _answer(is_trusted) if by_socket and place == REPLY_FD else posix.pipe()
@@ -49,7 +51,7 @@ class Pipes:
     def of(cls, files: "list[int]") -> "Pipes":
         """The same in another process, of descriptors that were sent there."""
         pipes = cls.__new__(cls)
-        pipes.stdin, pipes.far, pipes.near, pipes.feed = files[0], files[1:], [], -1
+        pipes.stdin, pipes.far, pipes.near, pipes.feed, pipes.others = files[0], files[1:], [], -1, []
         pipes.keeps_others = True
         return pipes
 
@@ -81,7 +83,7 @@ class Pipes:
 
     def take_far_ends(self) -> None:
         """Put the call process's descriptors where they belong and close all others."""
-        wanted = [self.stdin, *self.far]
+        wanted = [self.stdin, *self.far, *self.others]
         if min(wanted) < len(wanted):
             # One must not be overwritten before it is in its place; the supervisor's own are above that.
             wanted = [_above(fd, len(wanted)) for fd in wanted]

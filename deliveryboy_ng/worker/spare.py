@@ -1,9 +1,9 @@
 """A call process before its call: it gets ready, waits, and goes on as that call.
 
 Contract: far side, standard library only, Python 3.8+.  On descriptor 4, a socket, it gets its call: a byte which tells what comes
-with it, and, by the next byte, the descriptors of that, in this order: its stdin, files with its modules and its body, the socket
-for its large arguments.  Then come the sizes of setup and of the parts of its box, in 8 bytes each, and those of them that have no
-file.  At the end of input nobody wants it: it leaves.
+with it, and, by the next byte, if they are not there from 5 on, the descriptors of that, in this order: its stdin, files with its
+modules and its body, the socket for its large arguments.  Then come the sizes of setup and of the parts of its box, in 8 bytes
+each, and those of them that have no file.  At the end of input nobody wants it: it leaves.
 """
 
 import marshal
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-WITH_INPUT, WITH_MODULES, WITH_BODY, WITH_SOCKET = 1, 2, 4, 8
+WITH_INPUT, WITH_MODULES, WITH_BODY, WITH_SOCKET, HERE = 1, 2, 4, 8, 16
 NUMBER = 8
 PARTS = 4
 _MOST_FILES = 4
@@ -31,6 +31,8 @@ def prepare(modules: "list[str]") -> None:
     call.import_early()
     for name in modules:
         getattr(sys.modules[__name__.rpartition(".")[0]], name)
+    if "limits" in modules:
+        import resource  # noqa: F401
 
 
 def main(ends: pipes.Pipes, parent: int, expected: bytes = b"", rehearse: bool = False) -> "Any":
@@ -76,11 +78,14 @@ def _receive() -> "list[Any]":
 
 def _receive_files(comes: int) -> "dict[int, int]":
     """Take the descriptors that come; tells which parts are in files."""
-    from . import sockets
+    if comes & HERE:
+        files = list(range(pipes.FEED_FD + 1, pipes.FEED_FD + 1 + _MOST_FILES))
+    else:
+        from . import sockets
 
-    socket = sockets.of(pipes.FEED_FD)
-    files = sockets.receive(socket, 1, _MOST_FILES)[1]
-    socket.detach()
+        socket = sockets.of(pipes.FEED_FD)
+        files = sockets.receive(socket, 1, _MOST_FILES)[1]
+        socket.detach()
     if comes & WITH_INPUT:
         fd = files.pop(0)
         posix.dup2(fd, 0)

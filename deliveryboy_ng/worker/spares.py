@@ -65,7 +65,9 @@ class Spare:
         """
         flags, message, passed = call.message(setup)
         try:
-            if passed:
+            if passed and passed == self.ends.others:
+                message.insert(0, bytes((flags | spare.HERE,)))
+            elif passed:
                 from . import sockets
 
                 posix.write(self.ends.feed, bytes((flags,)))
@@ -123,13 +125,16 @@ class Spares:
     def fill(self) -> None:
         """Fork one, or have it forked; raises OSError."""
         if not self._from_template:
-            self._waiting.append(self._fork_one(self.expected, False, True))
+            self._waiting.append(self._fork_one(self.expected, False, True, []))
         elif self.template is not None:
             self.template.ask(self._new_ends(False))
 
-    def _fork_one(self, setup: bytes, is_trusted: bool, rehearse: bool) -> Spare:
-        """:param rehearse: whether it has the time to, before its call comes"""
+    def _fork_one(self, setup: bytes, is_trusted: bool, rehearse: bool, descriptors: "list[int]") -> Spare:
+        """:param rehearse: whether it has the time to, before its call comes
+        :param descriptors: what its call will need, if that has come
+        """
         made = Spare(self._new_ends(is_trusted), setup)
+        made.ends.others = descriptors
         base, parent = system.resident_memory(), posix.getpid()
         try:
             pid = self._fork()
@@ -168,7 +173,7 @@ class Spares:
             if self._waiting:
                 found = self._waiting.pop(0)
             elif not self._from_template or call.setup["template"]:
-                found = self._fork_one(b"", call.is_trusted, False)
+                found = self._fork_one(b"", call.is_trusted, False, call.parcel.message(b"")[2])
             else:
                 return None
             try:
