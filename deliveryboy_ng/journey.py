@@ -237,7 +237,8 @@ class Journey:
             "last": not workers,
             "template": self.is_template,
             "stream": self.is_stream,
-            "bulk": takes_sockets,
+            # The caller does not stay until a socket has been read.
+            "bulk": takes_sockets and not options.asynchronous,
             "shared": workers > 0,
             "beside": max(1, workers),
             "timeout": options.timeout,
