@@ -10,6 +10,7 @@ import importlib.util
 import math
 import os
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 from . import hops
 from .exceptions import CallCancelled, ConnectionLost, DeliveryTransportError, HandshakeError, InterpreterTooOld
 from .hops import Failure
-from .transports import Transport, lane_of, wrap
+from .transports import Local, Transport, lane_of, wrap
 from .wire import LINGER, TAIL, Lent, Wire
 from .worker import bulk, frames
 from .worker.records import LONGEST_PREFACE, STATUS_SIZE
@@ -334,6 +335,7 @@ class Session:
         self._exchanges: dict[int, Exchange] = {}
         self.lost = False
         self._worker_lines: tuple[bytes, str, list[bytes]] = (b"", "", [])
+        self._has_worker = False
         self._start(detached)
 
     def _start(self, detached: bool) -> None:
@@ -365,8 +367,14 @@ class Session:
         self._wire.poke()
 
     def get_worker_ready(self) -> None:
-        """Do now what most likely will have to be done when the far side has greeted."""
-        self._lines_for(importlib.util.MAGIC_NUMBER, lane_of(self.chain))
+        """Do now what most likely will have to be done when the far side has greeted.
+
+        The caller's own interpreter need not even say what it is: it finds the worker when it has started.
+        """
+        lines = self._lines_for(importlib.util.MAGIC_NUMBER, lane_of(self.chain))
+        if self.executable == sys.executable and all(isinstance(hop, Local) for hop in self.chain):
+            self._wire.send(iter(lines))
+            self._has_worker = True
 
     def _lines_for(self, magic: bytes, lane: str) -> list[bytes]:
         if self._worker_lines[:2] != (magic, lane):
@@ -426,7 +434,12 @@ class Session:
         self._encoder = frames.Encoder(self._nonce, frames.TO_FAR, lane)
         if lane == "binary":
             self._decoder = frames.RawDecoder()
-        self._wire.send(iter(self._lines_for(greeting.magic, lane)))
+        if not self._has_worker:
+            self._wire.send(iter(self._lines_for(greeting.magic, lane)))
+        elif (greeting.magic, lane) != self._worker_lines[:2]:
+            raise HandshakeError(
+                f"{self.executable} was replaced by another Python, {greeting.python}, while this program ran", argv=self.argv
+            )
         self._worker_lines = (b"", "", [])
         return greeting
 

@@ -8,14 +8,13 @@ import posix
 
 from . import frames, records, spare
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
-# Bytes of a part that are no reason for a file, and that are written to it at a time.
-_MOST_KEPT = {frames.MODULES: 1 << 15, frames.BODY: 1 << 15, frames.INPUT: 0}
+# The parts of a call's message, see spare.py.
+_PARTS = (frames.SETUP, frames.MODULES, frames.BODY, frames.LARGE)
+# Bytes of a part that are no reason for a file: a socket takes four such parts before anybody reads them.
+_MOST_KEPT = 1 << 14
+# Those that may be large, and the bytes from which on they are written down as they come; and how much at a time.
+_LARGE = {frames.INPUT: 0, frames.MODULES: _MOST_KEPT, frames.BODY: _MOST_KEPT}
 _AT_A_TIME = 1 << 18
-_FLAGS = {frames.INPUT: spare.WITH_INPUT, frames.MODULES: spare.WITH_MODULES, frames.BODY: spare.WITH_BODY}
 
 
 class Parcel:
@@ -40,7 +39,7 @@ class Parcel:
         self._sizes[kind] = self._sizes.get(kind, 0) + len(data)
         self._waiting[kind] = self._waiting.get(kind, 0) + len(data)
         self._pieces.setdefault(kind, []).append(data)
-        if self._waiting[kind] > (_AT_A_TIME if kind in self._files else _MOST_KEPT.get(kind, self._waiting[kind])):
+        if self._waiting[kind] > _AT_A_TIME or (kind not in self._files and self._waiting[kind] > _LARGE.get(kind, _AT_A_TIME)):
             try:
                 self._write_down(kind)
             except OSError as error:
@@ -50,25 +49,32 @@ class Parcel:
     def _write_down(self, kind: int) -> None:
         if kind not in self._files:
             self._files[kind] = _file()
-        view = memoryview(self.part(kind))
+        view = memoryview(b"".join(self._pieces.pop(kind, [])))
+        self._waiting[kind] = 0
         while view:
             view = view[posix.write(self._files[kind], view) :]
 
     def part(self, kind: int) -> bytes:
-        """What is in memory of it, which is taken out of there."""
-        self._waiting[kind] = 0
-        return b"".join(self._pieces.pop(kind, []))
+        """All that has come of one.
+
+        :raises OSError: if it is there no more
+        """
+        if self.problem:
+            raise OSError(self.problem)
+        rest = b"".join(self._pieces.get(kind, []))
+        if kind not in self._files:
+            return rest
+        return posix.pread(self._files[kind], self._sizes[kind] - len(rest), 0) + rest
 
     @property
     def announced(self) -> bytes:
-        """What is said of the large pieces of its body."""
-        return b"".join(self._pieces.get(frames.LARGE, []))
+        """What is said of the large pieces of its body; raises OSError."""
+        return self.part(frames.LARGE)
 
     @property
     def weight(self) -> int:
         """Bytes that it takes up in the call, see records.py."""
-        size = sum(size for kind, size in self._sizes.items() if kind in (frames.MODULES, frames.BODY, frames.LARGE))
-        return records.weight(size, self.announced)
+        return records.weight(sum(self._sizes.get(kind, 0) for kind in _PARTS[1:]), self.announced)
 
     @property
     def given(self) -> "tuple[int, int]":
@@ -77,30 +83,36 @@ class Parcel:
             return 0, 0
         return posix.fstat(self._files[frames.INPUT]).st_ino, self._sizes[frames.INPUT]
 
-    def message(self, setup: bytes) -> "tuple[int, list[bytes], list[int]]":
+    def message(self, with_setup: bool) -> "tuple[int, bytes, list[int]]":
         """What a spare is told: what comes, the bytes, and the descriptors; see spare.py.
 
         :raises OSError: if there is no room for it
         """
         flags = 0
         passed: "list[int]" = []
-        inline = [setup]
-        sizes = [len(setup)]
-        for kind in (frames.MODULES, frames.BODY, frames.LARGE):
-            sizes.append(self._sizes.get(kind, 0))
-            if kind not in self._files:
+        sizes: "list[bytes]" = []
+        inline: "list[bytes]" = []
+        if frames.INPUT in self._files:
+            flags |= spare.WITH_INPUT
+            passed.append(self._rewound(frames.INPUT))
+        for place, kind in enumerate(_PARTS):
+            size = self._sizes.get(kind, 0) if with_setup or kind != frames.SETUP else 0
+            sizes.append(size.to_bytes(spare.NUMBER, "big"))
+            if size > _MOST_KEPT:
+                flags |= spare.IN_FILE << place
+                passed.append(self._rewound(kind))
+            elif size:
                 inline += self._pieces.get(kind, [])
-        for kind in (frames.INPUT, frames.MODULES, frames.BODY):
-            if kind in self._files:
-                if self._waiting[kind]:
-                    self._write_down(kind)
-                posix.lseek(self._files[kind], 0, 0)
-                flags |= _FLAGS[kind]
-                passed.append(self._files[kind])
         if self.socket >= 0:
             flags |= spare.WITH_SOCKET
             passed.append(self.socket)
-        return flags, [b"".join(size.to_bytes(spare.NUMBER, "big") for size in sizes), *inline], passed
+        return flags, b"".join(sizes + inline), passed
+
+    def _rewound(self, kind: int) -> int:
+        if self._waiting[kind] or kind not in self._files:
+            self._write_down(kind)
+        posix.lseek(self._files[kind], 0, 0)
+        return self._files[kind]
 
     def close(self) -> None:
         """It has been handed on, or nobody wants it."""

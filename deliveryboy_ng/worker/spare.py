@@ -1,9 +1,9 @@
 """A call process before its call: it gets ready, waits, and goes on as that call.
 
 Contract: far side, standard library only, Python 3.8+.  On descriptor 4, a socket, it gets its call: a byte which tells what comes
-with it, and, by the next byte, if they are not there from 5 on, the descriptors of that, in this order: its stdin, files with its
-modules and its body, the socket for its large arguments.  Then come the sizes of setup and of the parts of its box, in 8 bytes
-each, and those of them that have no file.  At the end of input nobody wants it: it leaves.
+with it, and, by the next byte, if they are not there from 5 on, the descriptors of that, in this order: its stdin, files with parts
+of it, the socket for its large arguments.  Then come the sizes of its parts, which are setup and those of its box, in 8 bytes each,
+and those of them that have no file.  At the end of input nobody wants it: it leaves.
 """
 
 import marshal
@@ -16,11 +16,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-WITH_INPUT, WITH_MODULES, WITH_BODY, WITH_SOCKET, HERE = 1, 2, 4, 8, 16
+WITH_INPUT, WITH_SOCKET, HERE, IN_FILE = 1, 2, 4, 8  # and those above it, for one part each
 NUMBER = 8
 PARTS = 4
-_MOST_FILES = 4
-_IN_FILES = ((records.MODULES, WITH_MODULES), (records.BODY, WITH_BODY))
+_BODY = 1 + records.BODY
 
 
 def prepare(modules: "list[str]") -> None:
@@ -65,7 +64,7 @@ def _receive() -> "list[Any]":
     parts: "list[Any]" = []
     for place in range(PARTS):
         source = sources.get(place, pipes.FEED_FD)
-        if place == 1 + records.BODY and place in sources:
+        if place == _BODY and place in sources:
             import io
 
             parts.append(io.open(source, "rb"))
@@ -78,19 +77,20 @@ def _receive() -> "list[Any]":
 
 def _receive_files(comes: int) -> "dict[int, int]":
     """Take the descriptors that come; tells which parts are in files."""
+    most = PARTS + 2
     if comes & HERE:
-        files = list(range(pipes.FEED_FD + 1, pipes.FEED_FD + 1 + _MOST_FILES))
+        files = list(range(pipes.FEED_FD + 1, pipes.FEED_FD + 1 + most))
     else:
         from . import sockets
 
         socket = sockets.of(pipes.FEED_FD)
-        files = sockets.receive(socket, 1, _MOST_FILES)[1]
+        files = sockets.receive(socket, 1, most)[1]
         socket.detach()
     if comes & WITH_INPUT:
         fd = files.pop(0)
         posix.dup2(fd, 0)
         posix.close(fd)
-    sources = {1 + part: files.pop(0) for part, flag in _IN_FILES if comes & flag}
+    sources = {place: files.pop(0) for place in range(PARTS) if comes & IN_FILE << place}
     if comes & WITH_SOCKET:
         call.bulk_fd = files.pop(0)
     return sources

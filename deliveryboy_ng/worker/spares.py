@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 # Whoever kills them again and again shall not keep the supervisor busy.
 _MOST_DEATHS = 1000
-_MOST_TRIES = 3
 # Seconds until it is tried again where there was no room.
 _PAUSE = 1.0
 
@@ -57,24 +56,23 @@ class Spare:
         self.pid, self.base = pid, base
         self.near = self.ends.near_ends()
 
-    def feed(self, setup: bytes, call: "parcel.Parcel") -> bool:
+    def feed(self, call: "parcel.Parcel") -> bool:
         """Give it its call; false if it is no more.
 
-        :param setup: empty if it knows that already
         :raises OSError: if there is no room for it
         """
-        flags, message, passed = call.message(setup)
+        flags, message, passed = call.message(not self.setup)
+        if not self.pid:
+            # It is still to be forked, and takes them with it.
+            self.ends.others, passed, flags = passed, [], flags | spare.HERE * bool(passed)
+            posix.set_blocking(self.ends.feed, False)
         try:
-            if passed and passed == self.ends.others:
-                message.insert(0, bytes((flags | spare.HERE,)))
-            elif passed:
+            if passed:
                 from . import sockets
 
                 posix.write(self.ends.feed, bytes((flags,)))
                 sockets.send(self.ends.feed, b"+", passed)
-            else:
-                message.insert(0, bytes((flags,)))
-            left = memoryview(b"".join(message))
+            left = memoryview(message if passed else bytes((flags,)) + message)
             while left:
                 left = left[posix.write(self.ends.feed, left) :]
         except OSError:
@@ -125,16 +123,14 @@ class Spares:
     def fill(self) -> None:
         """Fork one, or have it forked; raises OSError."""
         if not self._from_template:
-            self._waiting.append(self._fork_one(self.expected, False, True, []))
+            made = Spare(self._new_ends(False), self.expected)
+            self._fork_into(made, True)
+            self._waiting.append(made)
         elif self.template is not None:
             self.template.ask(self._new_ends(False))
 
-    def _fork_one(self, setup: bytes, is_trusted: bool, rehearse: bool, descriptors: "list[int]") -> Spare:
-        """:param rehearse: whether it has the time to, before its call comes
-        :param descriptors: what its call will need, if that has come
-        """
-        made = Spare(self._new_ends(is_trusted), setup)
-        made.ends.others = descriptors
+    def _fork_into(self, made: Spare, rehearse: bool) -> None:
+        """:param rehearse: whether it has the time to, before its call comes"""
         base, parent = system.resident_memory(), posix.getpid()
         try:
             pid = self._fork()
@@ -142,9 +138,8 @@ class Spares:
             made.close()
             raise
         if pid == 0:
-            spare.main(made.ends, parent, setup, rehearse)
+            spare.main(made.ends, parent, made.setup, rehearse)
         made.settle(pid, base)
-        return made
 
     def ask_for(self, calls: int) -> None:
         """Have as many made as so many calls need that wait for theirs; raises OSError."""
@@ -168,22 +163,28 @@ class Spares:
         :raises OSError: if there can be none
         """
         # The next will most likely be like this one.
-        self.expected = setup = call.packed_setup
-        for _ in range(len(self._waiting) + _MOST_TRIES):
-            if self._waiting:
-                found = self._waiting.pop(0)
-            elif not self._from_template or call.setup["template"]:
-                found = self._fork_one(b"", call.is_trusted, False, call.parcel.message(b"")[2])
-            else:
-                return None
-            try:
-                if found.setup in (b"", setup) and found.feed(b"" if found.setup else setup, call.parcel):
-                    return found
-            except OSError:
-                found.close()
-                raise
+        self.expected = call.packed_setup
+        while self._waiting:
+            found = self._waiting.pop(0)
+            if found.setup in (b"", call.packed_setup) and self._feed(found, call):
+                return found
             found.close()
-        raise OSError("none of its processes can be told what to do")
+        if self._from_template and not call.setup["template"]:
+            return None
+        made = Spare(self._new_ends(call.is_trusted))
+        if not self._feed(made, call):
+            made.close()
+            raise OSError("a process cannot be told what to do")
+        self._fork_into(made, False)
+        return made
+
+    @staticmethod
+    def _feed(found: Spare, call: "ledger.Call") -> bool:
+        try:
+            return found.feed(call.parcel)
+        except OSError:
+            found.close()
+            raise
 
     def drop(self, pid: int) -> bool:
         """Forget the one that has ended; tells whether it was one of these."""

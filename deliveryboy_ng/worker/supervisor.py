@@ -164,7 +164,7 @@ class Supervisor:
         self.channel.send(frames.REFUSED, call.number, reason.encode())
         call.parcel.close()
         del self.calls[call.number]
-        self.stop = self.stop or bool(call.setup["last"])
+        self.stop = self.stop or not self.stays
 
     def _serve_queue(self) -> None:
         """Give their processes to those that have come, as far as there are any."""
