@@ -97,8 +97,9 @@ def test_a_session_keeps_no_file_of_its_calls() -> None:
         return len(os.listdir(f"/proc/{os.getppid()}/fd"))
 
     with DeliveryExecutor(1, transport=["env"], trust=True, input=bytes(100_000)) as executor:
-        counts = [executor.submit(lambda data: files(), bytes(100_000)).result(30) for _ in range(20)]
-        assert max(counts[10:]) <= max(counts[:10]), counts
+        counts = [executor.submit(lambda data: files(), bytes(100_000)).result(30) for _ in range(40)]
+        # One that waits for its call, and one that is ending, may be among them or not.
+        assert max(counts[20:]) <= min(counts[:20]) + 12, counts
 
 
 def test_a_call_has_no_descriptors_but_its_own() -> None:
