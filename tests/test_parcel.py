@@ -170,3 +170,31 @@ def test_calls_that_are_cancelled_while_they_come_leave_nothing(how: Callable[[A
             with pytest.raises(BaseException):  # noqa: B017
                 delivery.result(30)
     assert conftest.wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2)
+
+
+def test_threads_import_while_pickle_is_imported() -> None:
+    """Whoever goes through the finders shall not miss one, because another thread takes one away."""
+
+    def race() -> list[str]:
+        import threading
+
+        failed: list[str] = []
+        begin = threading.Barrier(3)
+
+        def load(names: str) -> None:
+            begin.wait()
+            for name in names.split():
+                try:
+                    __import__(name)
+                except Exception as error:
+                    failed.append(f"{name}: {error!r}")
+
+        threads = [threading.Thread(target=load, args=[names]) for names in ("pickle", "html uuid textwrap", "calendar shlex")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return failed
+
+    with DeliveryExecutor(2) as executor:
+        assert [failed for failed in executor.map(lambda n: race(), range(200)) if failed] == []

@@ -48,7 +48,8 @@ class Filler:
     def find_spec(self, name: "Any", path: "Any" = None, target: "Any" = None) -> "Any":
         if name != self._module:
             return None
-        sys.meta_path.remove(self)
+        # It stays in its place, from which another thread may be counting.
+        self._module = ""
         module = __import__(name)
         for known, values in self._held.items():
             values.update(getattr(module, known))
