@@ -36,7 +36,7 @@ def kit_of(options: Options, workers: int = 0, template: bool = False) -> Kit:
         extras, early = (*data, *FOR_GUARDED), ("confine", "holding", *early)
     if workers:
         # Its calls need not be alike.
-        extras = (*FOR_DATA, *FOR_GUARDED, *FOR_CONFINED, *FOR_TEMPLATE)
+        extras, early = (*FOR_DATA, *FOR_GUARDED, *FOR_CONFINED, *FOR_TEMPLATE), ("sockets", *early)
     return Kit(own, extras, early, workers, template)
 
 

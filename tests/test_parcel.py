@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import conftest
 import pytest
 
-from deliveryboy_ng import DeliveryExecutor, Limits, Verdict, deliver
+from deliveryboy_ng import Command, DeliveryError, DeliveryExecutor, Limits, Verdict, deliver
 
 MEBIBYTE = 1 << 20
 # What no frame, no socket's buffer and no pipe takes whole, and what each of them does.
@@ -198,3 +200,77 @@ def test_threads_import_while_pickle_is_imported() -> None:
 
     with DeliveryExecutor(2) as executor:
         assert [failed for failed in executor.map(lambda n: race(), range(200)) if failed] == []
+
+
+MADE = """
+class Made:
+    def __new__(cls, *, value):
+        made = super().__new__(cls)
+        made.value = value
+        return made
+
+    def __getnewargs_ex__(self):
+        return (), {"value": self.value}
+"""
+
+
+def test_pickle_over_there_is_all_of_it() -> None:
+    def work(source: str) -> tuple[list[int], bool]:
+        import _compat_pickle
+        import pickle
+
+        there: Any = sys.modules.setdefault("made_there", type(sys)("made_there"))
+        exec(source, there.__dict__)
+        held = [pickle.loads(pickle.dumps(there.Made(value=7), protocol)).value for protocol in range(2, 6)]
+        _compat_pickle.IMPORT_MAPPING["old_json"] = "json"
+        return held, pickle.loads(b"cold_json\ndumps\n.") is __import__("json").dumps
+
+    assert deliver(work)(MADE) == ([7] * 4, True)
+    with DeliveryExecutor(1, preload=["pickle"]) as executor:
+        assert executor.submit(work, MADE).result() == ([7] * 4, True)
+
+
+def test_a_session_without_descriptors_refuses_and_lives() -> None:
+    def hold() -> int:
+        import time
+
+        time.sleep(0.3)
+        return 1
+
+    for number in range(60, 76, 2):
+        few = Command(["sh", "-c", f'ulimit -n {number}; exec "$@"', "sh"])
+        with DeliveryExecutor(30, transport=few, trust=True) as executor:
+            receipts = [each.exception(30) for each in [executor.submit(hold) for _ in range(30)]]
+            refused = [str(each) for each in receipts if each is not None]
+            assert len(refused) < 30 and all("cannot start a process" in each for each in refused), refused
+
+
+def test_calls_find_the_folder_that_has_this_name_now(tmp_path: Path) -> None:
+    import time
+
+    folder = tmp_path / "folder"
+    with DeliveryExecutor(1, cwd=str(folder)) as executor:
+        for number in range(3):
+            folder.mkdir()
+            (folder / str(number)).touch()
+            assert executor.submit(lambda: (os.listdir("."), os.getcwd())).result() == ([str(number)], str(folder))
+            # Long enough for the next to be there already.
+            time.sleep(0.05)
+            shutil.rmtree(folder)
+        with pytest.raises(DeliveryError, match="cannot be entered"):
+            executor.submit(os.getcwd).result()
+
+
+def refuse_children() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def end_children() -> None:
+    os.register_at_fork(after_in_child=lambda: os._exit(4))
+
+
+def test_initializers_that_are_hard_on_children() -> None:
+    with DeliveryExecutor(2, initializer=refuse_children) as executor:
+        assert list(executor.map(abs, range(20))) == list(range(20))
+    with DeliveryExecutor(2, initializer=end_children) as executor, pytest.raises(DeliveryError, match="ends at once"):
+        executor.submit(abs, 1).result(30)

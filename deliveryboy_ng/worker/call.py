@@ -5,6 +5,7 @@ with what :func:`run` tells.  Descriptor 0 is the call's own input, 1 and 2 are 
 answer (records.py).
 """
 
+import _functools  # type: ignore[import-not-found]
 import _signal  # type: ignore[import-not-found]
 import marshal
 import posix
@@ -35,11 +36,14 @@ def import_early() -> None:
 def _import_pickle() -> None:
     """It asks for modules that take longer than itself, and that few need.
 
-    Of ``functools`` it only wants ``partial``, for a method that nobody calls here; of ``_compat_pickle`` the dicts of what
+    Of ``functools`` it only wants ``partial``; of ``_compat_pickle`` the dicts of what
     Python 2 called things, which are filled when that is imported, as ``pickle`` does.
     """
     names = ("NAME_MAPPING", "IMPORT_MAPPING", "REVERSE_NAME_MAPPING", "REVERSE_IMPORT_MAPPING")
-    held: "dict[str, dict[str, Any]]" = {"functools": {"partial": None}, "_compat_pickle": {name: {} for name in names}}
+    held: "dict[str, dict[str, Any]]" = {
+        "functools": {"partial": _functools.partial},
+        "_compat_pickle": {name: {} for name in names},
+    }
     made = [name for name in held if name not in sys.modules]
     for name in made:
         module = sys.modules[name] = type(sys)(name)
@@ -85,6 +89,9 @@ def run(setup: "dict[str, Any]", box: "list[Any]") -> int:
     try:
         limit = _limiter(setup, box)
         held, packages = preparing.prepare(setup) if _ahead is None else (_ahead, None)
+        if _ahead is not None and setup["cwd"] is not None:
+            # It may be another folder of that name by now.
+            preparing.enter(setup["cwd"])
         if setup["guard"]:
             # Nothing of the caller's is unpacked or imported before this.
             answer.tell(held + limit())

@@ -39,7 +39,7 @@ class Parcel:
         self._sizes[kind] = self._sizes.get(kind, 0) + len(data)
         self._waiting[kind] = self._waiting.get(kind, 0) + len(data)
         self._pieces.setdefault(kind, []).append(data)
-        if self._waiting[kind] > _AT_A_TIME or (kind not in self._files and self._waiting[kind] > _LARGE.get(kind, _AT_A_TIME)):
+        if kind in _LARGE and self._waiting[kind] > (_AT_A_TIME if kind in self._files else _LARGE[kind]):
             try:
                 self._write_down(kind)
             except OSError as error:

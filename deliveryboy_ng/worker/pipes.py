@@ -84,18 +84,23 @@ class Pipes:
     def take_far_ends(self) -> None:
         """Put the call process's descriptors where they belong and close all others."""
         wanted = [self.stdin, *self.far, *self.others]
+        if not self.keeps_others:
+            # The supervisor's own go first: there may be no room for copies beside them.
+            lowest = 3
+            for fd in sorted(wanted):
+                posix.closerange(lowest, fd)
+                lowest = max(lowest, fd + 1)
+            # Before 3.10 closerange() closes one by one; the supervisor holds few.
+            posix.closerange(lowest, 1 << 16 if sys.version_info >= (3, 10) else 1 << 10)
         if min(wanted) < len(wanted):
-            # One must not be overwritten before it is in its place; the supervisor's own are above that.
+            # One must not be overwritten before it is in its place.
             wanted = [_above(fd, len(wanted)) for fd in wanted]
         for place, fd in enumerate(wanted):
             posix.dup2(fd, place, inheritable=place < REPLY_FD)
-        if self.keeps_others:
-            for fd in self.own_ends():
-                if fd >= len(wanted):
-                    posix.close(fd)
-            return
-        # Before 3.10 closerange() closes one by one; the supervisor holds few.
-        posix.closerange(len(wanted), 1 << 16 if sys.version_info >= (3, 10) else 1 << 10)
+        left = {self.stdin, *self.far, *self.others, *wanted} if not self.keeps_others else set(self.own_ends())
+        for fd in left:
+            if fd >= len(wanted):
+                posix.close(fd)
 
 
 def _answer(is_trusted: bool) -> "tuple[int, int]":

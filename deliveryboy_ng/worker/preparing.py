@@ -48,7 +48,7 @@ def prepare(setup: "dict[str, Any]") -> "tuple[list[str], str | None]":
 
         held += holding.hold(setup, confinement, [_environment_of_its_own(), packages or ""])
     if setup["cwd"] is not None:
-        _enter(setup["cwd"])
+        enter(setup["cwd"])
     _prepare_streams()
     return held, packages
 
@@ -67,12 +67,12 @@ def _adapt(setup: "dict[str, Any]", held: "list[str]") -> "list[str]":
         # Once more: so the calls are kept from each other, and from the template.
         held += [line for line in holding.hold(setup, None, []) if line not in held]
     if setup["cwd"] is not None:
-        _enter(setup["cwd"])
+        enter(setup["cwd"])
     _prepare_streams()
     return held
 
 
-def _enter(cwd: str) -> None:
+def enter(cwd: str) -> None:
     try:
         posix.chdir(cwd)
     except OSError as error:

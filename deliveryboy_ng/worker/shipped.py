@@ -53,10 +53,24 @@ class Filler:
         module = __import__(name)
         for known, values in self._held.items():
             values.update(getattr(module, known))
-        return module.__spec__
+            setattr(module, known, values)
+        return _ModuleSpec(name, _There(module))
 
     def invalidate_caches(self) -> None:
         """Nothing is cached."""
+
+
+class _There:
+    """Loads what is loaded already."""
+
+    def __init__(self, module: "Any") -> None:
+        self._module = module
+
+    def create_module(self, spec: "Any") -> "Any":
+        return self._module
+
+    def exec_module(self, module: "Any") -> None:
+        """It has been executed."""
 
 
 class Finder:

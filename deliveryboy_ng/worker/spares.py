@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Whoever kills them again and again shall not keep the supervisor busy.
 _MOST_DEATHS = 1000
+_MOST_STILLBORN = 100
 # Seconds until it is tried again where there was no room.
 _PAUSE = 1.0
 
@@ -94,7 +95,7 @@ class Spares:
         self._number = self._most = number
         self._new_ends, self._fork = new_ends, fork
         self._waiting: "list[Spare]" = []
-        self._deaths = 0
+        self._deaths = self._stillborn = 0
         self._paused = 0.0
         self.expected = b""
         self.template: "templates.Template | None" = None
@@ -111,6 +112,11 @@ class Spares:
         if self._from_template:
             return self.template is not None and len(self._waiting) + len(self.template.asked) < self._number
         return len(self._waiting) < self._number
+
+    @property
+    def are_all_stillborn(self) -> bool:
+        """Whether whatever the template forks ends at once."""
+        return self._stillborn > _MOST_STILLBORN
 
     def pause(self) -> None:
         """Let a moment pass."""
@@ -154,6 +160,7 @@ class Spares:
         """One that the template has forked says who it is, or has ended."""
         assert self.template is not None
         made = self.template.answered(fd, known)
+        self._stillborn = 0 if made is not None else self._stillborn + 1
         if made is not None:
             self._waiting.append(made)
 

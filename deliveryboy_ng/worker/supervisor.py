@@ -231,17 +231,19 @@ class Supervisor:
     def _hear_template(self, template: "templates.Template", fd: int) -> None:
         if fd != template.fileno():
             self.spares.hear(fd, {call.pid for call in self.calls.values()} | self.spares.pids)
+            if self.spares.are_all_stillborn:
+                self._lose_template(template, "whatever the session's template forks ends at once")
             self._serve_queue()
         else:
             # It never says anything.
             self._lose_template(template)
 
-    def _lose_template(self, template: "templates.Template") -> None:
+    def _lose_template(self, template: "templates.Template", why: str = "the session's template has ended") -> None:
         """It has ended, or does not keep to what was agreed: no call is forked from it any more."""
         template.close()
         self.spares.template = None
         self.spares.keep_none()
-        system.broken = "the session's template has ended"
+        system.broken = why
         system.kill_quietly(template.pid, system.SIGKILL)
         self._serve_queue()
 
@@ -493,13 +495,21 @@ def main(nonce: bytes, lane: str, own: str, early: str, workers: str) -> None:
     except frames.FrameError as error:
         posix.write(2, ("deliveryboy: %s\n" % error).encode())
     finally:
-        if code:
-            from . import processes
+        try:
+            if code:
+                _give_up()
+        finally:
+            posix._exit(code)
 
-            if sys.exc_info()[0] is not None:
-                sys.excepthook(*sys.exc_info())
-            processes.kill_descendants()
-        posix._exit(code)
+
+def _give_up() -> None:
+    if sys.exc_info()[0] is not None:
+        sys.excepthook(*sys.exc_info())
+    from . import processes
+
+    # Descriptors may be what it has failed for.
+    posix.closerange(3, 1 << 10)
+    processes.kill_descendants()
 
 
 def _are_apart() -> bool:

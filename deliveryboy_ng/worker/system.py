@@ -15,7 +15,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 SIGKILL = 9
-_ENOSYS = 38
+_EMFILE, _ENOSYS = 24, 38
 _SPARE_PIDS = 64
 _AF_UNIX, _SOCK_STREAM, _SOCK_CLOEXEC = 1, 1, 0o2000000
 _SOL_SOCKET, _SO_PASSRIGHTS = 1, 83
@@ -96,6 +96,8 @@ def socketpair() -> "tuple[int, int]":
     ends = bytes(8)
     if _call("socketpair", _AF_UNIX, _SOCK_STREAM | _SOCK_CLOEXEC, 0, ends) == 0:
         first, second = (int.from_bytes(ends[start : start + 4], sys.byteorder) for start in (0, 4))
+    elif "socketpair" in _functions:
+        raise OSError(_EMFILE, posix.strerror(_EMFILE))
     else:
         import _socket
 

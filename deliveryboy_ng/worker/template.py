@@ -31,12 +31,17 @@ def serve(supervisor: int) -> "Any":
         data, files = sockets.receive(socket, 1, _MOST_DESCRIPTORS)
         if not data:
             posix._exit(0)
-        middle = posix.fork()
-        if middle == 0:
-            _fork_away(files, supervisor)
-        posix.waitpid(middle, 0)
+        if -1 not in files:
+            middle = posix.fork()
+            if middle == 0:
+                _fork_away(files, supervisor)
+            try:
+                posix.waitpid(middle, 0)
+            except ChildProcessError:
+                pass  # the initializer lets nobody wait for his children
         for fd in files:
-            posix.close(fd)
+            if fd >= 0:
+                posix.close(fd)
 
 
 def _fork_away(files: "list[int]", supervisor: int) -> "Any":
