@@ -54,7 +54,10 @@ class Filler:
         for known, values in self._held.items():
             values.update(getattr(module, known))
             setattr(module, known, values)
-        return _ModuleSpec(name, _There(module))
+        there = _There(module, module.__spec__)
+        # The import system takes this one, since the module is there by now.
+        module.__spec__ = _ModuleSpec(name, there)
+        return module.__spec__
 
     def invalidate_caches(self) -> None:
         """Nothing is cached."""
@@ -63,14 +66,15 @@ class Filler:
 class _There:
     """Loads what is loaded already."""
 
-    def __init__(self, module: "Any") -> None:
-        self._module = module
+    def __init__(self, module: "Any", spec: "Any") -> None:
+        self._module, self._spec = module, spec
 
     def create_module(self, spec: "Any") -> "Any":
         return self._module
 
     def exec_module(self, module: "Any") -> None:
-        """It has been executed."""
+        # It has been executed.
+        module.__spec__ = self._spec
 
 
 class Finder:
