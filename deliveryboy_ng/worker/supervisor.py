@@ -206,7 +206,7 @@ class Supervisor:
         for fd in call.pipes:
             self.poll.register(fd, select.POLLIN)
         started = ("%d %s" % (call.pid, self.host)).encode()
-        self.channel.send(frames.STARTED, call.number, started, waits=True)
+        self.channel.send(frames.STARTED, call.number, started, waits=call.setup["shared"])
         if call.setup["detached"]:
             self.channel.detach()
 
