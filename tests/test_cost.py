@@ -109,6 +109,5 @@ def test_system_calls_of_a_cold_call(tmp_path: Path) -> None:
     starts = sum(found.pop(name, 0) for name in ("vfork", "clone", "clone3", "fork"))
     assert starts == 2, "the interpreter there, and the call's process"
     # Of the caller: its wire, a pipe to be woken by, and one that tells whether the command could be started.
-    # Of the far side: what signals wake it by, the call's output, and its answer.
-    # (One pair of sockets is made to see what they can.)
+    # Of the far side: what signals wake it by, the call's output; by sockets its answer, and what it is told.
     assert found == {"execve": 1, "pipe2": 7, "socketpair": 3, "prctl": 4, "exit_group": 2}

@@ -201,7 +201,7 @@ def reply(status: bytes, payload: "Any", first: "Any" = None, by_socket: bool = 
     """
     if first is not None:
         first()
-    if _replier[0] != posix.getpid():
+    if not is_ours():
         return 0  # a child that the function forked and that returned from it as well: only one of the two answers
     if _replier[1] != _identity():
         posix.write(2, b"deliveryboy: the function closed descriptor 3, over which its answer goes\n")

@@ -97,8 +97,7 @@ class Pipes:
             wanted = [_above(fd, len(wanted)) for fd in wanted]
         for place, fd in enumerate(wanted):
             posix.dup2(fd, place, inheritable=place < REPLY_FD)
-        left = {self.stdin, *self.far, *self.others, *wanted} if not self.keeps_others else set(self.own_ends())
-        for fd in left:
+        for fd in {self.stdin, *self.far, *self.others, *wanted}:
             if fd >= len(wanted):
                 posix.close(fd)
 
