@@ -19,11 +19,12 @@ from typing import Any
 
 from .delivery import Delivery
 from .exceptions import CallCancelled, ConnectionLost, DeliveryError, InitializerFailed
+from .exchange import Exchange
 from .journey import Journey
 from .opening import kit_of, open_session
 from .options import Options
 from .receipt import Receipt
-from .session import Exchange, Greeting, Session
+from .session import Greeting, Session
 
 __all__ = ["Dispatcher"]
 
@@ -211,8 +212,7 @@ class Dispatcher:
             if self._is_closing and all(delivery.cancelled() for delivery in self._waiting):
                 raise CallCancelled("cancelled before it began")
         if base.over or base.ending.reply.status != b"R":
-            while not base.over:
-                session.turn()
+            session.see_through(base)
             receipt = journey.conclude(session, greeting, base)
             failed = InitializerFailed(f"{journey.name} of the session failed: {receipt.exception!r:.500}")
             failed.__cause__, failed.receipt = receipt.exception, receipt

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import packing, replies
+from .answer import Account
 from .exceptions import DeliveryPickleError, DeliveryTransportError, VersionMismatchError
+from .exchange import Ending, Exchange
 from .interrupts import Interrupts
 from .opening import kit_of, open_session
 from .options import Options
 from .output import Sink
+from .parcel import Parcel
 from .receipt import Receipt, Usage, Verdict
-from .session import Account, Ending, Exchange, Greeting, Parcel, Session, describe
+from .session import Greeting, Session, describe
 from .transports import is_elsewhere, lane_of, namespaces_of
 from .verdicts import Case, judge
 from .worker import preparing, records
@@ -83,14 +86,13 @@ class Journey:
         with Interrupts(self):
             session, greeting = self._open(detached=False)
             try:
-                parcel = self._parcel(greeting)
-                ending = session.deliver(parcel, output=self._sink.write, most=self.options.most_reply, started=self._note_start)
+                exchange = self.begin(session, greeting)
+                session.see_through(exchange)
             finally:
                 session.close()
                 self.box.let_go()
-        self._sink.finish()
-        receipt = self._receipt(session, greeting, ending, parcel.size)
-        if self.is_interrupted(receipt, ending):
+        receipt = self.conclude(session, greeting, exchange)
+        if self.is_interrupted(receipt, exchange.ending):
             raise KeyboardInterrupt from receipt.exception
         return receipt
 
@@ -109,7 +111,7 @@ class Journey:
         """
         return self._reader().value(data)
 
-    def begin(self, session: Session, greeting: Greeting, workers: int) -> Exchange:
+    def begin(self, session: Session, greeting: Greeting, workers: int = 0) -> Exchange:
         """Send the call; see :meth:`conclude`.
 
         :param workers: how many calls may run at a time in a session that stays open, 0 if it ends with this one
@@ -174,9 +176,11 @@ class Journey:
         with Interrupts(self):
             session, greeting = self._open(detached=True)
             try:
-                ending = session.deliver(
+                exchange = session.begin(
                     self._parcel(greeting), output=lambda stream, data: None, most=0, started=lambda ending: True
                 )
+                session.see_through(exchange)
+                ending = exchange.ending
                 if ending.refused or ending.lost:
                     raise ending.lost or DeliveryTransportError(f"{self.name}: {ending.refused}", argv=session.argv)
             except BaseException:

@@ -13,33 +13,22 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from . import hops
+from .answer import Account, Reply
 from .exceptions import CallCancelled, ConnectionLost, DeliveryTransportError, HandshakeError, InterpreterTooOld
+from .exchange import Ending, Exchange
 from .hops import Failure
+from .parcel import Parcel
 from .transports import Local, Transport, lane_of, wrap
-from .wire import LINGER, TAIL, Lent, Wire
+from .wire import LINGER, TAIL, Wire
 from .worker import bulk, frames
-from .worker.records import LONGEST_PREFACE, STATUS_SIZE
 from .workertext import Kit, command_line, worker_lines
 
-__all__ = ["Ending", "Exchange", "Greeting", "Parcel", "Session"]
+__all__ = ["Greeting", "Session", "describe"]
 
-# The far side keeps the time; this side only steps in when nothing is heard of it for so long after it should have.
-_STALLED = 5.0
-# Bytes that may still be on their way, and are not waited for, when the time is over.
-_MOST_LATE = 1 << 22
-# Bytes a second that any line can be expected to carry: the box may still lie in its buffers when it has been written.
-_SLOWEST = 1 << 14
-# The same where no line is in between; and bytes that may lie in buffers on the way.
-_SLOWEST_HERE = 1 << 22
-_IN_BUFFERS = 1 << 22
-# Seconds that an end which was asked for may take.
-_LONGEST_END = 30.0
-_SMALL = 1 << 15
 _OLDEST = 0x03080000
 
 
@@ -57,252 +46,8 @@ class Greeting:
         return f"{self.hexversion >> 24}.{self.hexversion >> 16 & 255}.{self.hexversion >> 8 & 255}"
 
 
-@dataclass(frozen=True)
-class Parcel:
-    """One call as it goes over the wire."""
-
-    setup: Mapping[str, Any]
-    modules: bytes
-    parts: bulk.Parts
-    input: bytes | bytearray | memoryview
-
-    @property
-    def size(self) -> int:
-        """Bytes of modules and body."""
-        return len(self.modules) + len(self.parts.body) + sum(piece.size for piece in self.parts.large)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Account:
-    """The supervisor's word on a call that has ended.
-
-    :ivar status: as wait(2) gives it
-    :ivar ending: why the supervisor ended the call: ``timeout``, ``cancelled``, ``output``, or the limit it watched;
-        ``none`` if it did not
-    :ivar observed: what was seen of that limit when it was exceeded
-    """
-
-    status: int
-    ending: str
-    user: float = 0.0
-    system: float = 0.0
-    wall: float = 0.0
-    maxrss: int = 0
-    peak: int = 0
-    tasks: int = 0
-    observed: float = 0.0
-    interrupts: int = 0
-    clean: int = 0
-
-    @classmethod
-    def of(cls, text: bytes) -> Account:
-        """:raises FrameError: if it makes no sense"""
-        try:
-            words = dict(item.split("=", 1) for item in text.decode("ascii").split())
-            numbers: dict[str, Any] = {
-                name: (int if isinstance(field.default, int) or name == "status" else float)(words[name])
-                for name, field in cls.__dataclass_fields__.items()
-                if name in words and name != "ending"
-            }
-            if not all(0 <= number < 1 << 64 for number in numbers.values()):
-                raise ValueError("out of bounds")
-            if numbers["status"] >= 1 << 16 or not (os.WIFEXITED(numbers["status"]) or os.WIFSIGNALED(numbers["status"])):
-                raise ValueError("a process does not end like that")
-            return cls(ending=words["ending"], **numbers)
-        except (ValueError, KeyError, TypeError) as error:
-            raise frames.FrameError(f"no account of a call: {text[:200]!r}: {error}") from None
-
-
-class Reply:
-    """What the call process said: what was enforced before the function ran, and how that ended.
-
-    It holds no more than *most* bytes, whatever comes.
-
-    :ivar pieces: of its last record, what is large and has come by a socket
-    :ivar applied: the lines of its first record, if there was one
-    :ivar items: what a generator has made so far
-    :ivar status: the last record's status byte, once the record is complete
-    :ivar overlong: whether more came, or was announced, than may come
-    :ivar size: bytes that came
-    :ivar needed: bytes that came or were announced, where that is more than may come
-    """
-
-    def __init__(self, most: int, streams: bool = False) -> None:
-        """:param streams: whether items may come before the last record"""
-        self.applied: tuple[str, ...] = ()
-        self.items: deque[bytes] = deque()
-        self.overlong = False
-        self.size = self.needed = 0
-        self._most = most
-        self._data = bytearray()
-        self._before = b"ABI" if streams else b"AB"
-        self._sizes: list[tuple[str, int]] = []
-        self._makes_sense = True
-        self._receiver: bulk.Receiver | None = None
-
-    def feed(self, data: bytes) -> None:
-        self.size += len(data)
-        if self.overlong:
-            return
-        self._data += data
-        while kind := bytes(self._data[:1]):
-            if kind not in self._before:
-                self._before = b""
-                break
-            size = self._announced()
-            most = self._most if kind == b"I" else LONGEST_PREFACE
-            if size is None or STATUS_SIZE + size > len(self._data) or size > most:
-                self._check(size or 0, most)
-                return
-            self._take_record(kind, size)
-        self._check(max(len(self._data) - STATUS_SIZE, self._announced() or 0), self._most)
-
-    def _check(self, needed: int, most: int) -> None:
-        if needed > most:
-            self.overlong, self.needed = True, needed
-            self._data.clear()
-
-    def _take_record(self, kind: bytes, size: int) -> None:
-        record = bytes(self._data[STATUS_SIZE : STATUS_SIZE + size])
-        if kind == b"A":
-            self.applied = tuple(record.decode("utf-8", "replace").splitlines())
-        elif kind == b"B":
-            self._expect(record)
-        else:
-            self.items.append(record)
-        # What is enforced is told once, and first; and with what is large the last record begins.
-        self._before = b"B" if kind == b"B" else self._before.replace(b"A", b"")
-        del self._data[: STATUS_SIZE + size]
-
-    def _expect(self, record: bytes) -> None:
-        self._receiver = None
-        try:
-            self._sizes = bulk.expected(record) if record else []
-        except ValueError:
-            self._sizes, self._makes_sense = [], False
-        self._check(sum(size for _, size in self._sizes), self._most)
-
-    @property
-    def awaits_pieces(self) -> bool:
-        """Whether large pieces are announced."""
-        return bool(self._sizes) and self._receiver is None and not self.overlong
-
-    def receive(self, fd: int) -> bulk.Receiver:
-        """What reads them."""
-        self._receiver = bulk.Receiver(fd, self._sizes)
-        self.size += sum(size for _, size in self._sizes)
-        return self._receiver
-
-    def _announced(self) -> int | None:
-        return int.from_bytes(self._data[1:STATUS_SIZE], "big") if len(self._data) >= STATUS_SIZE else None
-
-    @property
-    def status(self) -> bytes:
-        has_come = self._announced() == len(self._data) - STATUS_SIZE and (self._receiver is None or self._receiver.is_done)
-        return bytes(self._data[:1]) if has_come and self._makes_sense else b""
-
-    @property
-    def payload(self) -> bytes | memoryview:
-        inline = memoryview(self._data)[STATUS_SIZE:]
-        return inline if inline or not self._apart else self._apart[0]
-
-    @property
-    def pieces(self) -> list[Any]:
-        return self._apart[len(self._data) == STATUS_SIZE :]
-
-    @property
-    def _apart(self) -> list[Any]:
-        return [] if self._receiver is None else self._receiver.arrived
-
-
-@dataclass
-class Ending:
-    """What came back of one call."""
-
-    reply: Reply
-    remote_pid: int | None = None
-    host: str = ""
-    account: Account | None = None
-    refused: str = ""
-    interrupts: int = 0
-    cancelled: bool = False
-    terminated: bool = False
-    lost: ConnectionLost | None = None
-    patience: float = math.inf
-    start_by: float = math.inf
-    _latest: float = math.inf
-    _late: int = 0
-    _total: int | None = None
-
-    @property
-    def deadline(self) -> float:
-        """When to give it up, if nothing comes."""
-        return min(self.patience, self.start_by, self._latest)
-
-    def give_up_after(self, seconds: float) -> None:
-        """The far side should have been heard of by then."""
-        self.patience = min(self.patience, time.monotonic() + seconds)
-
-    def end(self) -> None:
-        """It has been told to end."""
-        self.give_up_after(_STALLED)
-        self._latest = min(self._latest, time.monotonic() + _LONGEST_END)
-
-    def hear(self, kind: int, size: int) -> None:
-        """Wait longer for what is overdue while it comes, as fast as a slow line at least; for what is unwanted, not for ever."""
-        if self.remote_pid is None or kind not in (frames.STDOUT, frames.STDERR, frames.REPLY):
-            return
-        now = time.monotonic()
-        if now + _STALLED <= self.patience:
-            return
-        if kind != frames.REPLY or self.reply.overlong or self.cancelled:
-            self._late += size
-        if self._late <= _MOST_LATE:
-            self.patience = _extended(self.patience, size / _SLOWEST, now + _STALLED)
-
-    def expect_start(self, taken: int, rate: int, patience: float) -> None:
-        """The far side has taken so many bytes more; it takes all at some rate, and then starts the call."""
-        now = time.monotonic()
-        if self.start_by == math.inf:
-            self.start_by = now + patience + _STALLED
-        self.start_by = _extended(self.start_by, taken / rate, now + patience + _STALLED + _IN_BUFFERS / rate)
-
-    def is_overdue(self, total: int) -> bool:
-        """Whether nothing more can be hoped for from what has come already: so many bytes altogether."""
-        if time.monotonic() < self.deadline:
-            self._total = None
-            return False
-        self._total = total if self._total is None else self._total
-        return total - self._total > _MOST_LATE
-
-
-@dataclass(eq=False)
-class Exchange:
-    """One call on its way over a session.
-
-    :ivar answered: whether the function has returned, and nothing else can be made of that any more
-    :ivar taken: bytes that the transport had taken when it was last looked at
-    :ivar lent: what large pieces go or come by
-    """
-
-    number: int
-    parcel: Parcel
-    output: Callable[[str, bytes], object]
-    started: Callable[[Ending], object]
-    requests: deque[str]
-    ending: Ending
-    taken: int = 0
-    answered: bool = False
-    over: bool = False
-    lent: list[Lent] = field(default_factory=list)
-
-
-def _extended(deadline: float, seconds: float, most: float) -> float:
-    return max(deadline, min(deadline + seconds, most))
-
-
 class Session:
-    """Starts the chain; see :meth:`greet`, :meth:`deliver`, :meth:`begin` and :meth:`turn`, :meth:`close`.
+    """Starts the chain; see :meth:`greet`, :meth:`begin`, :meth:`turn`, :meth:`close`.
 
     :ivar lost: nothing more can be expected of it
     """
@@ -443,13 +188,6 @@ class Session:
         self._worker_lines = (b"", "", [])
         return greeting
 
-    def deliver(self, parcel: Parcel, **how: Any) -> Ending:
-        """Send one call and wait for its verdict; as :meth:`begin` says it."""
-        exchange = self.begin(parcel, **how)
-        while not exchange.over:
-            self.turn()
-        return exchange.ending
-
     def begin(
         self,
         parcel: Parcel,
@@ -471,8 +209,13 @@ class Session:
         exchange = Exchange(self._number, parcel, output, started, asked, ending)
         exchange.taken = self._wire.written
         self._exchanges[exchange.number] = exchange
-        self._wire.send(self._lines_of(exchange.number, parcel))
+        self._wire.send(parcel.lines(exchange.number, self._encoder))
         return exchange
+
+    def see_through(self, exchange: Exchange) -> None:
+        """Turn until it is over."""
+        while not exchange.over:
+            self.turn()
 
     def turn(self, until: float = math.inf) -> None:
         """Pass on what was asked for, wait for what comes, take it, and give up what is overdue.
@@ -522,35 +265,7 @@ class Session:
     def _expect_start(self, exchange: Exchange) -> None:
         if exchange.ending.remote_pid is None:
             taken, exchange.taken = self._wire.written - exchange.taken, self._wire.written
-            rate = _SLOWEST_HERE if lane_of(self.chain) == "binary" else _SLOWEST
-            exchange.ending.expect_start(taken, rate, self._start_patience)
-
-    def _lines_of(self, number: int, parcel: Parcel) -> Iterator[bytes]:
-        import marshal
-
-        # What fits goes in one write: the far side wakes up but once.
-        small: list[bytes] = []
-        apart = parcel.parts.large if parcel.setup["bulk"] else []
-        for kind, payload in (
-            (frames.LARGE, bulk.announced(apart)),
-            (frames.SETUP, marshal.dumps(dict(parcel.setup), 2)),
-            (frames.MODULES, parcel.modules),
-            *((frames.BODY, part) for part in ([parcel.parts.body] if apart else parcel.parts.whole())),
-            (frames.INPUT, parcel.input),
-            # Else it is said when the far side has the socket.
-            *(() if apart else ((frames.START, b""),)),
-        ):
-            for piece in self._encoder.pieces(kind, number, payload) if payload or kind == frames.START else ():
-                if len(piece) < _SMALL:
-                    small.append(piece)
-                    continue
-                yield b"".join(small)
-                small.clear()
-                yield piece
-            if sum(map(len, small)) > _SMALL:
-                yield b"".join(small)
-                small.clear()
-        yield b"".join(small)
+            exchange.ending.expect_start(taken, lane_of(self.chain) == "binary", self._start_patience)
 
     def _note(self, exchange: Exchange, kind: int, payload: bytes) -> None:
         """:raises FrameError: if a frame makes no sense"""
@@ -612,15 +327,10 @@ class Session:
             lent.finish()
 
     def _note_start(self, exchange: Exchange, payload: bytes) -> None:
-        ending, setup = exchange.ending, exchange.parcel.setup
-        if ending.remote_pid is not None:
-            raise frames.FrameError("a call that starts twice")
-        ending.remote_pid, ending.host = _started(payload)
-        ending.start_by = math.inf
-        if exchange.started(ending):
+        setup = exchange.parcel.setup
+        exchange.ending.start(payload, None if setup["timeout"] is None else setup["timeout"] + setup["grace"])
+        if exchange.started(exchange.ending):
             self._end(exchange)
-        elif setup["timeout"] is not None:
-            ending.give_up_after(setup["timeout"] + setup["grace"] + _STALLED)
 
     def _pass_on_requests(self, exchange: Exchange) -> None:
         ending = exchange.ending
@@ -689,14 +399,6 @@ class Session:
     def close(self) -> None:
         """Hang up and see the transport end; the far side's supervisor then kills what is left there."""
         self._wire.close()
-
-
-def _started(payload: bytes) -> tuple[int, str]:
-    pid, _, host = payload.decode("ascii", "replace").partition(" ")
-    if not pid.isdecimal() or len(pid) > 10:
-        raise frames.FrameError(f"no start of a call: {payload[:200]!r}")
-    # It is shown, in tracebacks too, and the far side may be anybody.
-    return int(pid), "".join(character if character.isprintable() else "?" for character in host[:255])
 
 
 def describe(chain: Sequence[Transport]) -> str:

@@ -20,7 +20,7 @@ def stream(journey: Journey) -> Generator[Any, None, Any]:
     """
     session, greeting = journey.open()
     try:
-        exchange = journey.begin(session, greeting, 0)
+        exchange = journey.begin(session, greeting)
         items = exchange.ending.reply.items
         while not exchange.over:
             with Interrupts(journey):

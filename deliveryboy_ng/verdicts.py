@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import replies
+from .answer import Account
 from .exceptions import (
     CallCancelled,
     CallDied,
@@ -37,9 +38,9 @@ from .exceptions import (
     ReplyLimitExceeded,
     VersionMismatchError,
 )
+from .exchange import Ending
 from .options import Options
 from .receipt import Receipt, Verdict, ending_in_words, in_mebibytes, signal_name
-from .session import Account, Ending
 from .tracebacks import Origin
 from .transports import is_elsewhere
 from .worker import records

@@ -37,7 +37,7 @@ from deliveryboy_ng import (
     Unshare,
     Verdict,
     deliver,
-    session,
+    exchange,
 )
 
 
@@ -512,8 +512,8 @@ def test_far_side_that_lies_gets_a_documented_error(liar: Any, name: str) -> Non
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_STALLED", 0.5)
-    monkeypatch.setattr(session, "_SLOWEST", 1 << 22)
+    monkeypatch.setattr(exchange, "_STALLED", 0.5)
+    monkeypatch.setattr(exchange, "_SLOWEST", 1 << 22)
 
 
 @pytest.mark.parametrize("name", ENDLESS)

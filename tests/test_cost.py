@@ -15,6 +15,7 @@ import conftest
 import pytest
 
 from deliveryboy_ng import DeliveryExecutor, Local, deliver, session, wire
+from deliveryboy_ng.parcel import Parcel
 
 WORKER = {
     f"deliveryboy_ng.worker.{name}"
@@ -59,7 +60,7 @@ def test_what_the_import_of_the_library_brings() -> None:
 def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Besides the worker: what is to be called, and what the call shall be like, in one write."""
     written: list[int] = []
-    parcels: list[session.Parcel] = []
+    parcels: list[Parcel] = []
     send, begin = wire.Wire.send, session.Session.begin
 
     def count(self: wire.Wire, pieces: Any) -> None:
@@ -67,7 +68,7 @@ def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
         written.append(len([piece for piece in found if piece]))
         send(self, iter(found))
 
-    def note(self: session.Session, parcel: session.Parcel, **how: Any) -> Any:
+    def note(self: session.Session, parcel: Parcel, **how: Any) -> Any:
         parcels.append(parcel)
         return begin(self, parcel, **how)
 

@@ -44,7 +44,7 @@ from deliveryboy_ng import (
     Unshare,
     Verdict,
     deliver,
-    session,
+    exchange,
 )
 
 MEBIBYTE = 1 << 20
@@ -756,7 +756,7 @@ def stop_parent() -> None:
 
 @pytest.mark.parametrize("attack", [kill_parent, stop_parent])
 def test_trusted_call_that_attacks_its_supervisor_is_lost_and_never_hangs(attack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_STALLED", 0.5)
+    monkeypatch.setattr(exchange, "_STALLED", 0.5)
     started = time.monotonic()
     receipt = deliver(timeout=0.5, grace=0.1)(attack).run()
     assert receipt.verdict is Verdict.LOST and isinstance(receipt.exception, ConnectionLost)

@@ -1,0 +1,129 @@
+"""One call on its way over a session, what has come back of it, and how long that is waited for."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .answer import Account, Reply, whereabouts
+from .exceptions import ConnectionLost
+from .parcel import Parcel
+from .wire import Lent
+from .worker import frames
+
+__all__ = ["Ending", "Exchange"]
+
+# The far side keeps the time; this side only steps in when nothing is heard of it for so long after it should have.
+_STALLED = 5.0
+# Bytes that may still be on their way, and are not waited for, when the time is over.
+_MOST_LATE = 1 << 22
+# Bytes a second that any line can be expected to carry: the box may still lie in its buffers when it has been written.
+_SLOWEST = 1 << 14
+# The same where no line is in between; and bytes that may lie in buffers on the way.
+_SLOWEST_HERE = 1 << 22
+_IN_BUFFERS = 1 << 22
+# Seconds that an end which was asked for may take.
+_LONGEST_END = 30.0
+
+
+@dataclass
+class Ending:
+    """What came back of one call."""
+
+    reply: Reply
+    remote_pid: int | None = None
+    host: str = ""
+    account: Account | None = None
+    refused: str = ""
+    interrupts: int = 0
+    cancelled: bool = False
+    terminated: bool = False
+    lost: ConnectionLost | None = None
+    patience: float = math.inf
+    start_by: float = math.inf
+    _latest: float = math.inf
+    _late: int = 0
+    _total: int | None = None
+
+    @property
+    def deadline(self) -> float:
+        """When to give it up, if nothing comes."""
+        return min(self.patience, self.start_by, self._latest)
+
+    def give_up_after(self, seconds: float) -> None:
+        """The far side should have been heard of by then."""
+        self.patience = min(self.patience, time.monotonic() + seconds)
+
+    def end(self) -> None:
+        """It has been told to end."""
+        self.give_up_after(_STALLED)
+        self._latest = min(self._latest, time.monotonic() + _LONGEST_END)
+
+    def hear(self, kind: int, size: int) -> None:
+        """Wait longer for what is overdue while it comes, as fast as a slow line at least; for what is unwanted, not for ever."""
+        if self.remote_pid is None or kind not in (frames.STDOUT, frames.STDERR, frames.REPLY):
+            return
+        now = time.monotonic()
+        if now + _STALLED <= self.patience:
+            return
+        if kind != frames.REPLY or self.reply.overlong or self.cancelled:
+            self._late += size
+        if self._late <= _MOST_LATE:
+            self.patience = _extended(self.patience, size / _SLOWEST, now + _STALLED)
+
+    def expect_start(self, taken: int, is_here: bool, patience: float) -> None:
+        """The far side, on this machine or anywhere, has taken so many bytes more; it takes all at some rate, and then starts."""
+        rate = _SLOWEST_HERE if is_here else _SLOWEST
+        now = time.monotonic()
+        if self.start_by == math.inf:
+            self.start_by = now + patience + _STALLED
+        self.start_by = _extended(self.start_by, taken / rate, now + patience + _STALLED + _IN_BUFFERS / rate)
+
+    def start(self, payload: bytes, longest: float | None) -> None:
+        """The supervisor says that it has been started.
+
+        :param longest: seconds that it may take
+        :raises FrameError: if that makes no sense
+        """
+        if self.remote_pid is not None:
+            raise frames.FrameError("a call that starts twice")
+        self.remote_pid, self.host = whereabouts(payload)
+        self.start_by = math.inf
+        if longest is not None:
+            self.give_up_after(longest + _STALLED)
+
+    def is_overdue(self, total: int) -> bool:
+        """Whether nothing more can be hoped for from what has come already: so many bytes altogether."""
+        if time.monotonic() < self.deadline:
+            self._total = None
+            return False
+        self._total = total if self._total is None else self._total
+        return total - self._total > _MOST_LATE
+
+
+@dataclass(eq=False)
+class Exchange:
+    """One call on its way over a session.
+
+    :ivar answered: whether the function has returned, and nothing else can be made of that any more
+    :ivar taken: bytes that the transport had taken when it was last looked at
+    :ivar lent: what large pieces go or come by
+    """
+
+    number: int
+    parcel: Parcel
+    output: Callable[[str, bytes], object]
+    started: Callable[[Ending], object]
+    requests: deque[str]
+    ending: Ending
+    taken: int = 0
+    answered: bool = False
+    over: bool = False
+    lent: list[Lent] = field(default_factory=list)
+
+
+def _extended(deadline: float, seconds: float, most: float) -> float:
+    return max(deadline, min(deadline + seconds, most))
