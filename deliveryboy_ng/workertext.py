@@ -35,6 +35,7 @@ MODULES = (
     "supervisor",
     "channel",
     "ledger",
+    "relay",
     "ending",
     "processes",
     "watch",

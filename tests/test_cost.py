@@ -20,8 +20,8 @@ from deliveryboy_ng.parcel import Parcel
 WORKER = {
     f"deliveryboy_ng.worker.{name}"
     for name in (
-        *("answer", "call", "channel", "frames", "ledger", "parcel", "pipes", "preparing", "rebuild", "records", "shipped"),
-        *("spare", "spares", "supervisor", "system"),
+        *("answer", "call", "channel", "frames", "ledger", "parcel", "pipes", "preparing", "rebuild", "records"),
+        *("relay", "shipped", "spare", "spares", "supervisor", "system"),
     )
 }
 OWN = WORKER | {"deliveryboy_ng.worker", "_ctypes", "_functools", "_pickle", "copyreg", "faulthandler", "select"}

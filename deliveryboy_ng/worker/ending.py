@@ -46,7 +46,7 @@ def _has_answered(keeper: "supervisor.Supervisor", call: "ledger.Call") -> bool:
     """Whether the function is over already: then no interrupt can reach it any more."""
     for fd, stream in list(call.pipes.items()):
         if stream == "reply":
-            keeper.relay(fd)
+            keeper.relay.read(fd)
     return call.answered
 
 
@@ -84,7 +84,7 @@ def check(keeper: "supervisor.Supervisor", call: "ledger.Call", now: float) -> N
         system.kill_quietly(call.pid, system.SIGKILL)
     elif not _has_answered(keeper, call):
         _ask(call, "timeout", _signal.SIGTERM)
-    elif not call.late or keeper.paused:
+    elif not call.late or keeper.relay.paused:
         # The function was in time; a slow line is not its fault.
         call.late = True
         call.deadline = now + max(1.0, float(call.setup["grace"]))

@@ -19,7 +19,7 @@ import select
 import sys
 import time
 
-from . import channel, frames, ledger, pipes, records, spare, spares, system
+from . import channel, frames, ledger, pipes, relay, spare, spares, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,10 +33,7 @@ _FIRST_LOOK, _FIRST_IDLE_LOOK = 0.005, 0.1
 _CONFINING = 0.004
 # Milliseconds to wait for something better to do than forking ahead, while calls are under way.
 _BUSY = 2
-# Seconds that a call may take to end when it has answered.
-_LONGEST_EXIT = 1.0
 _HANDLED = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
-_STREAMS = {"stdout": frames.STDOUT, "stderr": frames.STDERR, "reply": frames.REPLY}
 
 
 class Supervisor:
@@ -51,12 +48,12 @@ class Supervisor:
         self.calls: "dict[int, ledger.Call]" = {}
         self.listening = True
         self.stop = False
-        self.paused = False
         self.host = posix.uname().nodename
         self.poll = select.poll()
         self.wake = self._watch_signals()
         self.poll.register(self.wake, select.POLLIN)
         self.channel = channel.Channel(nonce, lane, self.poll)
+        self.relay = relay.Relay(self.channel, self.poll, self.calls)
 
     @staticmethod
     def _watch_signals() -> int:
@@ -96,7 +93,7 @@ class Supervisor:
             if event & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
                 self.channel.hang_up()
         else:
-            self.relay(fd)
+            self.relay.read(fd)
 
     def _listen(self) -> None:
         data = self.channel.read()
@@ -203,8 +200,7 @@ class Supervisor:
             call.next_look = call.started + (_FIRST_LOOK if call.setup["limits"] else _FIRST_IDLE_LOOK)
             if call.setup["confinement"] is not None:
                 call.next_look += _CONFINING
-        for fd in call.pipes:
-            self.poll.register(fd, select.POLLIN)
+        self.relay.begin(call)
         started = ("%d %s" % (call.pid, self.host)).encode()
         self.channel.send(frames.STARTED, call.number, started, waits=call.setup["shared"])
         if call.setup["detached"]:
@@ -264,87 +260,6 @@ class Supervisor:
             if posix.getpid() == parent:
                 _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (*_HANDLED, _signal.SIGINT))
 
-    def relay(self, fd: int) -> None:
-        for call in self.calls.values():
-            if fd in call.pipes:
-                try:
-                    data = posix.read(fd, channel.READ)
-                except BlockingIOError:
-                    return
-                except OSError:
-                    data = b""
-                if data:
-                    self._pass_on(call, call.pipes[fd], data)
-                else:
-                    self._close(call, fd)
-                return
-
-    def _pass_on(self, call: ledger.Call, stream: str, data: bytes) -> None:
-        self._take_down(call, stream, data)
-        if call.overflows:
-            from . import ending
-
-            ending.end(call, "output")
-        if self.channel.is_full:
-            self.channel.flush()
-        if self.channel.is_full:
-            self._pause(True)
-
-    def _take_down(self, call: ledger.Call, stream: str, data: bytes) -> None:
-        if stream != "reply":
-            call.seen[stream] += len(data)
-            self.channel.send(_STREAMS[stream], call.number, data)
-            return
-        if call.settled:
-            return  # it has answered
-        call.follow(data)
-        call.held += data
-        if call.answered or call.setup["stream"] or len(call.held) > records.LONGEST_PREFACE:
-            # The preface alone is nobody's hurry: the near side need not wake up for it.
-            self._send_held(call)
-        if call.wants_socket:
-            call.asked = True
-            self._send_held(call)
-            self.channel.ask_for_socket(call.number)
-        if call.returned and call.is_done:
-            self._settle(call)
-
-    def _settle(self, call: ledger.Call) -> None:
-        """What is left to be said of the call is no reason to keep its caller waiting."""
-        for fd, stream in list(call.pipes.items()):
-            if stream != "reply":
-                # What the function has written comes before what it returned.
-                self.relay(fd)
-        call.settled = True
-        call.next_look = None
-        call.deadline = time.monotonic() + _LONGEST_EXIT
-        self.channel.send(frames.ANSWERED, call.number)
-
-    def _send_held(self, call: ledger.Call) -> None:
-        if call.held:
-            self.channel.send(frames.REPLY, call.number, call.held)
-            call.held = b""
-
-    def _pause(self, paused: bool) -> None:
-        for call in self.calls.values():
-            for fd in call.pipes:
-                # poll(2) reports a hang-up even when nothing is asked for, so a paused pipe is taken out altogether.
-                try:
-                    self.poll.unregister(fd)
-                except KeyError:
-                    pass
-                if not paused:
-                    self.poll.register(fd, select.POLLIN)
-        self.paused = paused
-
-    def _close(self, call: ledger.Call, fd: int) -> None:
-        del call.pipes[fd]
-        try:
-            self.poll.unregister(fd)
-        except KeyError:
-            pass
-        posix.close(fd)
-
     def _signals(self) -> None:
         try:
             numbers = posix.read(self.wake, 512)
@@ -383,27 +298,12 @@ class Supervisor:
                 owner.reaped_cpu += user + system_time
 
     def _finish(self, call: ledger.Call) -> None:
-        """The call process has ended: kill what it left, relay what it had written, and give the verdict.
-
-        Its pipes are read until they are empty, never until they end: a process that escaped may hold them for ever.
-        """
+        """The call process has ended: kill what it left, relay what it had written, and give the verdict."""
         if call.setup["template"]:
             # What it has just forked goes with it.
             system.template = 0
         clean = self._clear_up(call)
-        for fd, stream in list(call.pipes.items()):
-            left = 1 << 20
-            while left > 0:
-                try:
-                    data = posix.read(fd, channel.READ)
-                except OSError:
-                    break
-                if not data:
-                    break
-                left -= len(data)
-                self._take_down(call, stream, data)
-            self._close(call, fd)
-        self._send_held(call)
+        self.relay.finish(call)
         if call.overflows:
             call.ending = call.ending or "output"
         del self.calls[call.number]
@@ -443,8 +343,7 @@ class Supervisor:
     # --- the clock ------------------------------------------------------------------------------------------------
 
     def _patience(self) -> "float | None":
-        if self.paused and not self.channel.is_full:
-            self._pause(False)
+        self.relay.go_on()
         if self.spares.are_wanted and not (self.queue and self.spares.template):
             # When nobody waits for anything, or all are busy.
             return _BUSY if self.calls else 0
