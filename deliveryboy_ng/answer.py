@@ -59,7 +59,7 @@ class Reply:
 
     It holds no more than *most* bytes, whatever comes.
 
-    :ivar pieces: of its last record, what is large and has come by a socket
+    :ivar pieces: of its last record, what is large and has come by itself
     :ivar applied: the lines of its first record, if there was one
     :ivar items: what a generator has made so far
     :ivar status: the last record's status byte, once the record is complete
@@ -76,27 +76,51 @@ class Reply:
         self.size = self.needed = 0
         self._most = most
         self._data = bytearray()
-        self._before = b"ABI" if streams else b"AB"
-        self._sizes: list[tuple[str, int]] = []
+        self._before = b"ABCI" if streams else b"ABC"
         self._makes_sense = True
-        self._receiver: bulk.Receiver | None = None
+        # What was announced to come by a socket; what comes, by that or here; and of the piece that comes here, what is missing.
+        self._sizes: list[tuple[str, int]] = []
+        self._arrivals = bulk.Arrivals([])
+        self._missing = 0
 
     def feed(self, data: bytes) -> None:
         self.size += len(data)
-        if self.overlong:
-            return
-        self._data += data
+        rest = memoryview(data)
+        while rest and not self.overlong:
+            if self._missing:
+                of_piece = rest[: self._missing]
+                self._arrivals.put(of_piece)
+                self._missing -= len(of_piece)
+                rest = rest[len(of_piece) :]
+            else:
+                self._data += rest
+                rest = self._take_records()
+
+    def _take_records(self) -> memoryview:
+        """All that are complete; returns what has come of a piece."""
         while kind := bytes(self._data[:1]):
             if kind not in self._before:
                 self._before = b""
                 break
             size = self._announced()
+            if kind == b"P" and size is not None:
+                return self._begin_piece(size)
             most = self._most if kind == b"I" else LONGEST_PREFACE
             if size is None or STATUS_SIZE + size > len(self._data) or size > most:
                 self._check(size or 0, most)
-                return
+                return memoryview(b"")
             self._take_record(kind, size)
         self._check(max(len(self._data) - STATUS_SIZE, self._announced() or 0), self._most)
+        return memoryview(b"")
+
+    def _begin_piece(self, size: int) -> memoryview:
+        rest = memoryview(bytes(self._data[STATUS_SIZE:]))
+        self._data.clear()
+        if size != len(self._arrivals.room()) or size == 0:
+            self._makes_sense, self._before = False, b""
+            return memoryview(b"")
+        self._missing = size
+        return rest
 
     def _check(self, needed: int, most: int) -> None:
         if needed > most:
@@ -105,55 +129,55 @@ class Reply:
 
     def _take_record(self, kind: bytes, size: int) -> None:
         record = bytes(self._data[STATUS_SIZE : STATUS_SIZE + size])
+        del self._data[: STATUS_SIZE + size]
+        # What is enforced is told once, and first; and with what is large the last record begins.
         if kind == b"A":
             self.applied = tuple(record.decode("utf-8", "replace").splitlines())
-        elif kind == b"B":
-            self._expect(record)
-        else:
+            self._before = self._before.replace(b"A", b"")
+        elif kind == b"I":
             self.items.append(record)
-        # What is enforced is told once, and first; and with what is large the last record begins.
-        self._before = b"B" if kind == b"B" else self._before.replace(b"A", b"")
-        del self._data[: STATUS_SIZE + size]
+            self._before = self._before.replace(b"A", b"")
+        else:
+            self._expect(record, kind == b"B")
+            self._before = b"C" if kind == b"B" else b"P"
 
-    def _expect(self, record: bytes) -> None:
-        self._receiver = None
+    def _expect(self, record: bytes, by_socket: bool) -> None:
         try:
-            self._sizes = bulk.expected(record) if record else []
+            sizes = bulk.expected(record)
         except ValueError:
-            self._sizes, self._makes_sense = [], False
-        self._check(sum(size for _, size in self._sizes), self._most)
+            sizes, self._makes_sense = [], False
+        self._check(sum(size for _, size in sizes), self._most)
+        self._sizes = sizes if by_socket else []
+        self._arrivals = bulk.Arrivals([] if by_socket else sizes)
 
     @property
     def awaits_pieces(self) -> bool:
-        """Whether large pieces are announced."""
-        return bool(self._sizes) and self._receiver is None and not self.overlong
+        """Whether a socket is wanted for large pieces."""
+        return bool(self._sizes) and not self.overlong
 
     def receive(self, fd: int) -> bulk.Receiver:
         """What reads them."""
-        self._receiver = bulk.Receiver(fd, self._sizes)
         self.size += sum(size for _, size in self._sizes)
-        return self._receiver
+        arrivals = self._arrivals = bulk.Receiver(fd, self._sizes)
+        self._sizes = []
+        return arrivals
 
     def _announced(self) -> int | None:
         return int.from_bytes(self._data[1:STATUS_SIZE], "big") if len(self._data) >= STATUS_SIZE else None
 
     @property
     def status(self) -> bytes:
-        has_come = self._announced() == len(self._data) - STATUS_SIZE and (self._receiver is None or self._receiver.is_done)
-        return bytes(self._data[:1]) if has_come and self._makes_sense else b""
+        has_come = self._announced() == len(self._data) - STATUS_SIZE and not self._missing and not self._sizes
+        return bytes(self._data[:1]) if has_come and self._arrivals.is_done and self._makes_sense else b""
 
     @property
     def payload(self) -> bytes | memoryview:
         inline = memoryview(self._data)[STATUS_SIZE:]
-        return inline if inline or not self._apart else self._apart[0]
+        return inline if inline or not self._arrivals.arrived else self._arrivals.arrived[0]
 
     @property
     def pieces(self) -> list[Any]:
-        return self._apart[len(self._data) == STATUS_SIZE :]
-
-    @property
-    def _apart(self) -> list[Any]:
-        return [] if self._receiver is None else self._receiver.arrived
+        return self._arrivals.arrived[len(self._data) == STATUS_SIZE :]
 
 
 def whereabouts(payload: bytes) -> tuple[int, str]:

@@ -33,15 +33,17 @@ class Parcel:
         """What is written for it, as the call of this number."""
         # What fits goes in one write: the far side wakes up but once.
         small: list[bytes] = []
-        apart = self.parts.large if self.setup["bulk"] else []
+        large = self.parts.large
+        # What comes by a socket comes when the far side has that, which says so, and starts then.
+        later = bool(large) and self.setup["bulk"]
         for kind, payload in (
-            (frames.LARGE, bulk.announced(apart)),
             (frames.SETUP, marshal.dumps(dict(self.setup), 2)),
+            (frames.LARGE, bulk.announced(large)),
             (frames.MODULES, self.modules),
-            *((frames.BODY, part) for part in ([self.parts.body] if apart else self.parts.whole())),
+            (frames.BODY, self.parts.body),
+            *((frames.PIECES, piece.view) for piece in large if not later),
             (frames.INPUT, self.input),
-            # Else it is said when the far side has the socket.
-            *(() if apart else ((frames.START, b""),)),
+            *(() if later else ((frames.START, b""),)),
         ):
             for piece in encoder.pieces(kind, number, payload) if payload or kind == frames.START else ():
                 if len(piece) < _SMALL:

@@ -30,7 +30,7 @@ from deliveryboy_ng import (
     Verdict,
     deliver,
 )
-from deliveryboy_ng.worker import bulk, system
+from deliveryboy_ng.worker import bulk, records, system
 
 MEBIBYTE = 1 << 20
 
@@ -96,24 +96,30 @@ def arrays() -> dict[str, Any]:
     }
 
 
+# By a socket of its own, or with all the rest as lines of text.
+WAYS: dict[str, Any] = {"socket": None, "text": ["env"]}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("trust", [True, False])
 @pytest.mark.parametrize("name", arrays())
-def test_arrays_come_back_as_they_were(name: str, trust: bool) -> None:
+def test_arrays_come_back_as_they_were(name: str, trust: bool, way: str) -> None:
     value = arrays()[name]
-    found = deliver(trust=trust)(same)(value)
+    found = deliver(transport=WAYS[way], trust=trust)(same)(value)
     assert found.dtype == value.dtype and found.shape == value.shape and (found == value).all()
     assert found.flags.f_contiguous == value.flags.f_contiguous or name == "every other"
     assert found.flags.writeable == (value.flags.writeable or not trust)
 
 
-def test_the_function_gets_what_was_given() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_the_function_gets_what_was_given(way: str) -> None:
     def looks(data: bytes, array: Any, text: bytearray) -> tuple[Any, ...]:
         array[0] = -1.0
         text += b"more"
         return type(data), array[:2].tolist(), len(text)
 
     text = bytearray(DATA)
-    assert deliver(looks)(DATA, NUMBERS, text) == (bytes, [-1.0, 1.0], len(DATA) + 4)
+    assert deliver(transport=WAYS[way], trust=True)(looks)(DATA, NUMBERS, text) == (bytes, [-1.0, 1.0], len(DATA) + 4)
     assert NUMBERS[0] == 0.0 and len(text) == len(DATA)
 
 
@@ -194,17 +200,35 @@ def most_memory_of(work: Callable[[], Any]) -> tuple[int, Any]:
 SIZE = 64 * MEBIBYTE
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("make", [lambda: b"x" * SIZE, lambda: numpy.ones(SIZE // 8)], ids=["bytes", "numpy"])
-def test_memory_is_that_of_arguments_and_results(make: Callable[[], Any]) -> None:
+def test_memory_is_that_of_arguments_and_results(make: Callable[[], Any], way: str) -> None:
     need_answers_by_socket()
     value = make()
-    for run in (deliver(same), deliver(trust=False, max_reply="1G")(same)):
+    for trust in (True, False):
+        run = deliver(transport=WAYS[way], trust=trust, max_reply="1G")(same)
         run(value[:100])
         taken, receipt = most_memory_of(lambda run=run: run.run(value))  # type: ignore[misc]
         assert receipt.ok and len(receipt.value) == len(value)
         assert SIZE <= taken < 1.3 * SIZE
         assert 0.9 * SIZE <= receipt.usage.max_rss < 1.3 * SIZE
         assert SIZE <= receipt.usage.sent < SIZE + MEBIBYTE and SIZE <= receipt.usage.received < SIZE + MEBIBYTE
+
+
+def test_a_file_that_pieces_come_from_is_given_back_as_it_is_read() -> None:
+    fd = os.memfd_create("pieces")
+    try:
+        for _ in range(SIZE // MEBIBYTE):
+            os.write(fd, b"x" * MEBIBYTE)
+        os.lseek(fd, 0, os.SEEK_SET)
+        receiver = bulk.Receiver(fd, [(bulk.BYTES, SIZE // 2), (bulk.VIEW, SIZE // 2)], is_file=True)
+        pieces = iter(receiver)
+        assert next(pieces) == b"x" * (SIZE // 2)
+        assert os.fstat(fd).st_blocks * 512 <= SIZE // 2
+        assert next(pieces) == b"x" * (SIZE // 2)
+        assert os.fstat(fd).st_blocks == 0 and receiver.is_done
+    finally:
+        os.close(fd)
 
 
 def test_memory_is_given_back_without_the_garbage_collector() -> None:
@@ -414,14 +438,20 @@ def test_columns_of_truth_values_come_as_data() -> None:
     assert table[5] == {"a": True, "b": 5} and len(table) == 300_000
 
 
-def test_an_answer_of_very_many_large_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer() -> list[Any]:
-        from deliveryboy_ng.worker import records
+@pytest.mark.parametrize("trust", [True, False])
+def test_there_are_so_many_pieces_and_no_more(monkeypatch: pytest.MonkeyPatch, trust: bool) -> None:
+    def answer(data: list[bytes]) -> Any:
+        from deliveryboy_ng.worker import bulk
 
-        records.LONGEST_PREFACE = 10
-        return [DATA, DATA[1:]]
+        bulk._MOST_PIECES = 2
+        return data
 
-    assert deliver(answer)() == [DATA, DATA[1:]]
+    value = [DATA[start:] for start in range(5)]
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "_MOST_PIECES", 2)
+        assert deliver(answer, trust=trust)(value) == value
+    most = " ".join(f"b{1 << 40}" for _ in range(bulk._MOST_PIECES + 1))
+    assert len(most) <= records.LONGEST_PREFACE
 
 
 def test_a_socket_is_its_calls_alone() -> None:
@@ -447,7 +477,7 @@ def test_a_socket_is_its_calls_alone() -> None:
 # --- lies -------------------------------------------------------------------------------------------------------------
 
 
-def lie(*records: tuple[bytes, bytes], takes: bool = False, writes: int = 0, ends: int = 0) -> None:
+def lie(*records: tuple[bytes, bytes], takes: bool = False, writes: int = 0, ends: int = 0, says: bytes = b"") -> None:
     """Say something else, in the place of what a call says, and take the socket that comes."""
     answers = socket.socket(fileno=os.dup(3))
     for status, payload in records:
@@ -457,6 +487,7 @@ def lie(*records: tuple[bytes, bytes], takes: bool = False, writes: int = 0, end
             if fds and writes:
                 os.write(fds[0], b"x" * writes)
             takes = False
+    answers.sendall(says)
     if ends:
         os.kill(os.getpid(), ends)
     os._exit(0)
@@ -474,6 +505,16 @@ LIES: dict[str, dict[str, Any]] = {
     "twice": {"records": [(b"B", b"b1000"), (b"B", b"b1000"), (b"B", b"b1000"), (b"R", b"N.")]},
     "withdrawn": {"records": [(b"B", b""), (b"R", b"\x97.")]},
     "of no end": {"records": [(b"B", b"b100000 " * 8000)]},
+    "more than may come here": {"records": [(b"C", b"b99999999999999"), (b"P", b"x")]},
+    "pieces that nobody has announced": {"records": [(b"P", b"x" * 1000), (b"R", b"N.")]},
+    "a piece of another size": {"records": [(b"C", b"b1000"), (b"P", b"x" * 999), (b"R", b"\x97.")]},
+    "a piece of no size": {"records": [(b"C", b"b1000"), (b"P", b""), (b"R", b"\x97.")]},
+    "fewer pieces": {"records": [(b"C", b"b1000 b1000"), (b"P", b"x" * 1000), (b"R", b"\x97.")]},
+    "more pieces": {"records": [(b"C", b"b1000"), (b"P", b"x" * 1000), (b"P", b"x" * 1000), (b"R", b"\x97.")]},
+    "announced twice here": {"records": [(b"C", b"b1000"), (b"C", b"b1000"), (b"P", b"x" * 1000), (b"R", b"\x97.")]},
+    "a socket after all": {"records": [(b"C", b"b1000"), (b"B", b"b1000"), (b"R", b"\x97.")]},
+    "announced, and nothing comes": {"records": [(b"C", b"b1000000")]},
+    "half a piece": {"records": [(b"C", b"b1000000")], "says": b"P" + (1000000).to_bytes(8, "big") + b"x" * 1000},
 }
 
 

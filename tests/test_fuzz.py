@@ -18,12 +18,13 @@ import pytest
 from deliveryboy_ng import DeliveryError, Receipt, deliver
 from deliveryboy_ng.journey import Journey
 from deliveryboy_ng.session import Greeting, Session
-from deliveryboy_ng.worker import codec, failure, frames
+from deliveryboy_ng.worker import bulk, codec, failure, frames
 
 COUNT = int(os.environ.get("DELIVERYBOY_FUZZ", "2000"))
 SEED = int(os.environ.get("DELIVERYBOY_FUZZ_SEED", "1"))
 NONCE = b"0123456789abcdef"
 VALUES = (None, 3, [1, "two", 3.5, b"four", (5, {6: {7}})], {"rows": [{"a": n, "b": str(n)} for n in range(20)]}, list(range(100)))
+APART = [b"x" * 100, "between", bytearray(b"y" * 200), b"z"]
 
 
 class Tape:
@@ -77,6 +78,7 @@ def messages() -> list[list[tuple[int, bytes]]]:
     verdict = b"status=0 ending=none user=0.1 system=0.1 wall=0.2 interrupts=0 clean=1 maxrss=1 peak=1 tasks=1"
     start = [(frames.STARTED, b"12 host"), (frames.STDOUT, b"printed\n")]
     answers = [b"R" + sized(codec.dumps(value)) for value in VALUES] + [
+        apart(APART),
         b"X" + sized(raised()),
         b"U" + sized(b"why"),
         b"L" + sized(raised()),
@@ -84,6 +86,17 @@ def messages() -> list[list[tuple[int, bytes]]]:
     answers += [b"A" + sized(b"cpu=1\nno network") + answer for answer in answers[:2]]
     found = [[*start, (frames.REPLY, answer), (frames.STDERR, b"x" * 2000), (frames.VERDICT, verdict)] for answer in answers]
     return [*found, [*start, (frames.VERDICT, verdict.replace(b"status=0", b"status=9"))], [(frames.REFUSED, b"no room")]]
+
+
+def apart(value: Any) -> bytes:
+    """An answer whose large pieces come before it; they need not be that large for the near side."""
+    said = bytearray()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "LEAST", 50)
+        parts = bulk.Parts(*codec.dump_apart(value))
+    bulk.send_parts(b"R", parts, lambda status, *payload: said.extend(status + sized(b"".join(payload))))
+    assert said.count(b"P" + bytes(7)) == 3
+    return bytes(said)
 
 
 def sized(data: bytes) -> bytes:
@@ -151,7 +164,7 @@ def answer_of(lane: str, chunks: list[bytes]) -> Receipt:
 
 
 def test_what_is_not_mutated_arrives() -> None:
-    for said, value in zip(messages(), VALUES, strict=False):
+    for said, value in zip(messages(), (*VALUES, APART), strict=False):
         for lane in frames.LANES:
             encoder = frames.Encoder(NONCE, frames.TO_NEAR, lane)
             receipt = answer_of(lane, [encoder.encode(kind, 1, payload) for kind, payload in said])

@@ -208,12 +208,10 @@ def reply(status: bytes, payload: "Any", first: "Any" = None, by_socket: bool = 
         return records.FAILED
     if isinstance(payload, bytes):
         send(status, payload)
-    elif not by_socket:
-        send(status, *payload.whole())
     else:
         from . import bulk
 
-        bulk.send_parts(status, payload, send, pipes.REPLY_FD)
+        bulk.send_parts(status, payload, send, pipes.REPLY_FD if by_socket else -1)
     return records.INTERRUPTED_TOO_LATE if _interrupts or _signal.SIGINT in _signal.sigpending() else 0
 
 

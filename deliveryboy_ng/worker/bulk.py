@@ -1,23 +1,25 @@
-"""Large pieces of what is packed: kept apart from the rest, and carried by a socket of their own, from memory to memory.
+"""Large pieces of what is packed: kept apart from the rest, and carried from memory to memory.
 
 Contract: runs on both sides, standard library only, Python 3.8+.
 
 A pickler hands large bytes to its file as they are.  So they need not be copied, and the opcode before them is replaced by the
-one for a buffer that is to be had elsewhere (PEP 574).  Where there is no such socket the pickle is put together again as it
-was.  Memory that receives them is laid in huge pages, where it can be: that takes half the time.
+one for a buffer that is to be had elsewhere (PEP 574).  They go by a socket of their own where there can be one, else the way
+of all the rest, and arrive where they stay.  Memory that receives them is laid in huge pages, where it can be: that takes half
+the time.
 """
 
 import io
 import posix
 
-from . import memory, records
+from . import memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterator
 
 LEAST = 1 << 18
-"""Bytes of a piece that is worth a socket of its own."""
+"""Bytes of a piece that is worth it."""
+_MOST_PIECES = 4096  # so that their sizes fit into what may be said before an answer
 
 BYTES, BYTEARRAY, VIEW = "b", "a", "v"
 MOST_AT_ONCE = 1 << 24
@@ -29,14 +31,10 @@ _HUGE = 1 << 22
 
 
 class Piece:
-    """One large object.
+    """One large object."""
 
-    :ivar head: what stands before it in a pickle that holds it
-    """
-
-    def __init__(self, kind: str, view: memoryview, head: bytes = b"") -> None:
-        self.kind, self.view, self.head = kind, view, head
-        self.size = len(view)
+    def __init__(self, kind: str, view: memoryview) -> None:
+        self.kind, self.view, self.size = kind, view, len(view)
 
     def freeze(self) -> None:
         """Keep it as it is now, whatever its owner does to it."""
@@ -45,13 +43,6 @@ class Piece:
             room.view[:] = self.view
             stands, self.view = self.view.readonly, room.take()
             self.view = self.view.toreadonly() if stands else self.view
-
-    @property
-    def stand_in(self) -> bytes:
-        """What stands in a pickle that does not hold it."""
-        if not self.head:
-            return b""
-        return _NEXT_BUFFER + _READONLY_BUFFER * (self.kind == VIEW and self.view.readonly)
 
 
 class Parts:
@@ -64,46 +55,39 @@ class Parts:
 
     def __init__(self, written: "list[Any]", is_pickle: bool = True) -> None:
         """:param written: what a pickler wrote, or else what the codec did: two that stay together, and buffers"""
-        self._parts: "list[Any]" = []
+        self.large: "list[Piece]" = []
+        parts: "list[bytes]" = []
         for place, data in enumerate(written):
-            size = memoryview(data).nbytes
-            if size < LEAST or (not is_pickle and place < 2):
-                self._parts.append(bytes(data))
-            elif is_pickle:
-                self._take_out(data, size)
+            piece = None
+            if memoryview(data).nbytes < LEAST or len(self.large) == _MOST_PIECES:
+                pass
+            elif not is_pickle:
+                piece = Piece(_kind_of(data), memoryview(data)) if place >= 2 else None
+            elif parts:
+                piece, parts[-1] = _taken_out(data, parts[-1])
+            if piece is None:
+                parts.append(bytes(data))
             else:
-                self._parts.append(Piece(_kind_of(data), memoryview(data)))
-        self.large = [part for part in self._parts if isinstance(part, Piece)]
-        self.pickle = self.body = b"".join([part.stand_in if isinstance(part, Piece) else part for part in self._parts])
-        if not self.large:
-            self._parts = [self.pickle]
+                self.large.append(piece)
+        self.pickle = self.body = b"".join(parts)
         if len(self.pickle) >= LEAST:
             self.large.insert(0, Piece(BYTES, memoryview(self.pickle)))
             self.body = b""
 
-    def _take_out(self, data: "Any", size: int) -> None:
-        before = self._parts[-1] if self._parts and isinstance(self._parts[-1], bytes) else b""
-        for head in _heads(size):
-            if before.endswith(head):
-                view = data.raw() if hasattr(data, "raw") else memoryview(data)
-                if hasattr(view.obj, "__array_interface__"):
-                    # Whatever memory it is, an array is made of it.
-                    kind = VIEW
-                else:
-                    kind = BYTEARRAY if head[:1] == _BYTEARRAY8 else BYTES
-                self._parts[-1] = before[: -len(head)]
-                self._parts.append(Piece(kind, view, head))
-                return
-        self._parts.append(bytes(data))
 
-    def whole(self) -> "Iterator[Any]":
-        """All of it, part by part."""
-        for part in self._parts:
-            if isinstance(part, Piece):
-                yield part.head
-                yield part.view
+def _taken_out(data: "Any", before: bytes) -> "tuple[Piece | None, bytes]":
+    """What a pickler wrote after *before*, if that ends with what says so; and that with what says that it is elsewhere."""
+    view = data.raw() if hasattr(data, "raw") else memoryview(data)
+    for head in _heads(view.nbytes):
+        if before.endswith(head):
+            if hasattr(view.obj, "__array_interface__"):
+                # Whatever memory it is, an array is made of it.
+                kind = VIEW
             else:
-                yield part
+                kind = BYTEARRAY if head[:1] == _BYTEARRAY8 else BYTES
+            instead = _NEXT_BUFFER + _READONLY_BUFFER * (kind == VIEW and view.readonly)
+            return Piece(kind, view), before[: -len(head)] + instead
+    return None, before
 
 
 def _kind_of(data: "Any") -> str:
@@ -185,41 +169,70 @@ class Sender:
         return not self._left
 
 
-class Receiver:
-    """The end of the socket that pieces are read from.
+class Arrivals:
+    """What has been announced, piece by piece.
 
     :ivar arrived: those that are complete
     """
 
-    def __init__(self, fd: int, sizes: "list[tuple[str, int]]") -> None:
-        self.fd = fd
+    def __init__(self, sizes: "list[tuple[str, int]]") -> None:
         self.arrived: "list[Any]" = []
         self._sizes = sizes[::-1]
         self._room: "Room | None" = None
         self._rest = memoryview(b"")
+
+    @property
+    def is_done(self) -> bool:
+        return self._room is None and not self._sizes
+
+    def room(self) -> memoryview:
+        """What is to be filled next, of one piece; nothing if all has arrived."""
+        if self._room is None and self._sizes:
+            # Not before it is its turn: what is announced need not come.
+            self._room = Room(*self._sizes.pop())
+            self._rest = self._room.view
+        return self._rest
+
+    def put(self, data: memoryview) -> None:
+        """Fill it with no more than there is room for."""
+        room = self.room()[: len(data)]
+        room[:] = data
+        room.release()
+        self.advance(len(data))
+
+    def advance(self, size: int) -> None:
+        """So many bytes of that have been filled."""
+        self._rest = self._rest[size:]
+        if not self._rest and self._room is not None:
+            # It can only be given away when nobody has a view of it.
+            self._rest.release()
+            self._rest = memoryview(b"")
+            self.arrived.append(self._room.take())
+            self._room = None
+
+
+class Receiver(Arrivals):
+    """The end of the socket that pieces are read from, or the file."""
+
+    def __init__(self, fd: int, sizes: "list[tuple[str, int]]", is_file: bool = False) -> None:
+        super().__init__(sizes)
+        self.fd = fd
+        self._is_file = is_file
+        self._read = 0
 
     def turn(self) -> int:
         """Read what has come; tells how many bytes, none at the end.
 
         :raises OSError: BlockingIOError too
         """
-        if self._room is None:
-            if not self._sizes:
-                return 0
-            # Not before it is its turn: what is announced need not come.
-            self._room = Room(*self._sizes.pop())
-            self._rest = self._room.view
-        read = posix.readv(self.fd, [self._rest[:MOST_AT_ONCE]])
-        self._rest = self._rest[read:]
-        if not self._rest:
-            self._rest.release()
-            self.arrived.append(self._room.take())
-            self._room = None
+        room = self.room()[:MOST_AT_ONCE]
+        read = posix.readv(self.fd, [room]) if room else 0
+        room.release()
+        self.advance(read)
+        self._read += read
+        if self._is_file:
+            self._is_file = memory.forget(self.fd, self._read)
         return read
-
-    @property
-    def is_done(self) -> bool:
-        return self._room is None and not self._sizes
 
     def __iter__(self) -> "Iterator[Any]":
         """The pieces, in a process that may wait for each.
@@ -244,26 +257,30 @@ def send_all(fd: int, pieces: "list[Piece]") -> None:
         sender.turn()
 
 
-def send_parts(status: bytes, parts: Parts, send: "Callable[..., object]", fd: int) -> None:
-    """Answer with them: what is large by a socket, if one comes through the descriptor *fd* when it has been announced.
+def send_parts(status: bytes, parts: Parts, send: "Callable[..., object]", fd: int = -1) -> None:
+    """Answer with them.
 
     :param send: sends a record
+    :param fd: by which a socket comes for them when they have been announced, if one may
     """
+    sizes = announced(parts.large)
+    if fd < 0 or not _sent_by_socket(sizes, parts, send, fd):
+        send(b"C", sizes)
+        for piece in parts.large:
+            send(b"P", piece.view)
+    send(status, parts.body)
+
+
+def _sent_by_socket(sizes: bytes, parts: Parts, send: "Callable[..., object]", fd: int) -> bool:
     from . import sockets
 
-    sizes = announced(parts.large)
-    if len(sizes) > records.LONGEST_PREFACE:
-        send(status, *parts.whole())
-        return
     send(b"B", sizes)
     socket = sockets.receive_descriptor(fd)
     if socket < 0:
-        send(b"B")
-        send(status, *parts.whole())
-        return
+        return False
     try:
         send_all(socket, parts.large)
     except OSError:
         pass  # the caller does not want it any more
     posix.close(socket)
-    send(status, parts.body)
+    return True

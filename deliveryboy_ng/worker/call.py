@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SPARE = 1 << 18
+_REGULAR = 0o10  # inode(7)
 _ahead: "list[str] | None" = None  # what a process is held to that has been prepared before its call came
-bulk_fd = -1  # the socket that large arguments come by
+pieces_fd = -1  # the socket or the file that large arguments come by
 current: "Any" = None  # the function this process runs; delivered functions that meet themselves run in place
 
 
@@ -206,17 +207,13 @@ def _unpack(box: "list[Any]") -> "Any":
     large = box.pop()
     shipped.install(marshal.loads(box.pop(0)))
     if not large:
-        body = box.pop()
-        function, args, kwargs = rebuild.loads(body)
-        if not isinstance(body, bytes):
-            body.close()
-    else:
-        from . import bulk
+        return rebuild.loads(box.pop())
+    from . import bulk
 
-        pieces = iter(bulk.Receiver(bulk_fd, bulk.expected(large)))
-        function, args, kwargs = rebuild.loads(box.pop() or next(pieces), pieces)
-        posix.close(bulk_fd)
-    return function, args, kwargs
+    pieces = iter(bulk.Receiver(pieces_fd, bulk.expected(large), posix.fstat(pieces_fd).st_mode >> 12 == _REGULAR))
+    unpacked = rebuild.loads(box.pop() or next(pieces), pieces)
+    posix.close(pieces_fd)
+    return unpacked
 
 
 def _call(function: "Any", args: "Any", kwargs: "Any") -> "Any":

@@ -60,6 +60,7 @@ BULK = 15
 # near to far again
 LARGE = 16
 ATTACH = 17
+PIECES = 18
 
 _HEADER = 10
 # Of a line's kind: what it tells of follows, as it is or in lines.
@@ -165,7 +166,7 @@ class RawDecoder:
         while len(data) - start >= _HEADER:
             size = int.from_bytes(data[start : start + 4], "big")
             kind, more = data[start + 8], data[start + 9]
-            if size > LANES["binary"] or not HELLO < kind <= ATTACH or more > 1:
+            if size > LANES["binary"] or not HELLO < kind <= PIECES or more > 1:
                 raise FrameError("no frame: %r" % data[start : start + 80])
             stop = start + _HEADER + size
             if stop > len(data):
@@ -196,7 +197,7 @@ class Decoder:
         # Of the block that is coming: the frame, what has come of it, and how many bytes or lines are still to come.
         self._block: "tuple[int, int, bool, int, int]" = (0, 0, False, 0, 0)
         self._pieces: "list[bytes]" = []
-        self._wanted = self._lines_wanted = 0
+        self._wanted = self._lines_wanted = self._last_line = 0
 
     def feed(self, data: bytes) -> "list[tuple[int, int, bool, bytes]]":
         """Take the next bytes and return the events they complete.
@@ -233,7 +234,7 @@ class Decoder:
         end = data.find(b"\n", seen)
         while end >= 0:
             if self._lines_wanted:
-                start = self._take_many(data, start, events)
+                start = self._take_clean(data, start, events) or self._take_noisy(data, start, events)
             else:
                 self._line(data[start : end + 1], events)
                 start = end + 1
@@ -250,10 +251,36 @@ class Decoder:
             raise FrameError("a line of more than %d bytes" % LONGEST_LINE)
         return b""
 
-    def _take_many(self, data: bytes, start: int, events: "list[tuple[int, int, bool, bytes]]") -> int:
-        """Of a block, all lines that are there; tells where they end."""
+    def _take_clean(self, data: bytes, start: int, events: "list[tuple[int, int, bool, bytes]]") -> int:
+        """Of a block, all lines that are there if nothing is between them; tells where they end, or 0."""
+        size = len(self._mark)
+        width, there = size + _CHARACTERS + 1, len(data) - start
+        number, characters = self._lines_wanted, (self._lines_wanted - 1) * _CHARACTERS + self._last_line
+        if number * (size + 1) + characters > there:
+            number = min(number - 1, there // width)
+            characters = number * _CHARACTERS
+        stop = start + number * (size + 1) + characters
+        if not number or data[stop - 1 : stop] != b"\n" or not data.startswith(self._mark, start):
+            return 0
+        text = data[start + size : stop - 1].replace(b"\n" + self._mark, b"")
+        if len(text) != characters:
+            return 0
+        self._take_text(text, number, events)
+        return stop
+
+    def _take_text(self, text: bytes, lines: int, events: "list[tuple[int, int, bool, bytes]]") -> None:
         import binascii
 
+        try:
+            self._pieces.append(binascii.a2b_base64(text))
+        except binascii.Error:
+            raise FrameError("lines are not base64: %r" % text[:80]) from None
+        self._lines_wanted -= lines
+        if not self._lines_wanted:
+            self._finish_block(b"".join(self._pieces), events)
+
+    def _take_noisy(self, data: bytes, start: int, events: "list[tuple[int, int, bool, bytes]]") -> int:
+        """The same, whatever is between them; tells where they end."""
         end = data.rfind(b"\n") + 1
         lines = data[start : end - 1].split(b"\n", self._lines_wanted)
         if len(lines) > self._lines_wanted:
@@ -262,13 +289,7 @@ class Decoder:
         text = [line[size:] for line in lines if line.startswith(self._mark)]
         if len(text) < len(lines):
             text = [found for found in [self._text_of(line + b"\n", events) for line in lines] if found is not None]
-        try:
-            self._pieces.append(binascii.a2b_base64(b"".join(text)))
-        except binascii.Error:
-            raise FrameError("a line is not base64: %r" % lines[0][:80]) from None
-        self._lines_wanted -= len(text)
-        if not self._lines_wanted:
-            self._finish_block(b"".join(self._pieces), events)
+        self._take_text(b"".join(text), len(text), events)
         return end
 
     def close(self) -> "list[tuple[int, int, bool, bytes]]":
@@ -305,7 +326,9 @@ class Decoder:
         if kind & _BLOCK:
             self._wanted = size
         else:
-            self._lines_wanted = -(-4 * -(-size // 3) // _CHARACTERS)
+            characters = 4 * -(-size // 3)
+            self._lines_wanted = -(-characters // _CHARACTERS)
+            self._last_line = characters - (self._lines_wanted - 1) * _CHARACTERS
 
     def _frame(self, body: bytes) -> "tuple[int, int, bool, bytes]":
         import binascii

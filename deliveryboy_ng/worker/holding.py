@@ -3,8 +3,6 @@
 Contract: far side, standard library only, Python 3.8+.
 """
 
-import posix
-
 from . import preparing, records, system
 
 TYPE_CHECKING = False
@@ -21,11 +19,9 @@ def limiter(setup: "dict[str, Any]", box: "list[Any]") -> "Any":
 
     asked = setup["limits"]
 
-    body = box[records.BODY]
-    # What is in a file, or comes by a socket, is not here yet.
-    packed, later = (len(body), 0) if isinstance(body, bytes) else (0, posix.fstat(body.fileno()).st_size)
-    large = records.large(box[records.LARGE]) + later
-    given = packed + sum(len(box[part]) for part in (records.MODULES, records.LARGE)) + large if setup["guard"] else 0
+    # That is not here yet.
+    large = records.large(box[records.LARGE])
+    given = sum(map(len, box)) + large if setup["guard"] else 0
 
     try:
         resident, shared = system.memory_of_this_process()[:2]

@@ -25,8 +25,8 @@ class Call:
         self.pid = 0
         self.pipes: "dict[int, str]" = {}
         self.interrupts = 0
-        # Whether large pieces of its answer are announced, and a socket for them has been asked for.
-        self.announced = self.asked = False
+        # Whether large pieces of its answer are announced, whether by a socket, and whether that has been asked for.
+        self.announced = self.by_socket = self.asked = False
         # Bytes of each stream so far.
         self.seen = {"stdout": 0, "stderr": 0}
         # Of the answer: the head of the present record, and bytes of it that are to come.
@@ -71,12 +71,12 @@ class Call:
     @property
     def answered(self) -> bool:
         """Whether the function is over and its reply on the way."""
-        return self.announced or (self.head != b"" and self.head[:1] not in b"AI")
+        return self.announced or (self.head != b"" and self.head[:1] not in b"AIP")
 
     @property
     def wants_socket(self) -> bool:
         """Whether it waits for one, to send the large pieces of its answer."""
-        return self.announced and not self.asked and self.head == b"" and self.of_record == 0
+        return self.by_socket and not self.asked and self.head == b"" and self.of_record == 0
 
     @property
     def returned(self) -> bool:
@@ -96,8 +96,10 @@ class Call:
                 self.head += data[:taken]
                 if len(self.head) == records.STATUS_SIZE:
                     self.of_record = int.from_bytes(self.head[1:], "big")
-                    if self.head[:1] == b"I" or (self.head[:1] in b"AB" and self.of_record <= records.LONGEST_PREFACE):
-                        self.announced = self.announced or self.head[:1] == b"B"
+                    kind = self.head[:1]
+                    if kind in b"IP" or (kind in b"ABC" and self.of_record <= records.LONGEST_PREFACE):
+                        self.announced = self.announced or kind in b"BC"
+                        self.by_socket = self.by_socket or kind == b"B"
                         self.head = b""
             data = data[taken:]
 

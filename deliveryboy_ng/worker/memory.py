@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
+_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
 _HUGE_PAGE, _MUCH = 1 << 21, 1 << 23
 _kinds: "dict[str, Any]" = {}
 
@@ -40,6 +41,15 @@ def lay_in_huge_pages(view: memoryview) -> None:
         system.libc("madvise", start, stop - start, _MADV_HUGEPAGE)
     except (ImportError, OSError):
         pass  # it works in small ones
+
+
+def forget(fd: int, size: int) -> bool:
+    """Give back the memory of the first bytes of a file that lies there (fallocate(2)); whether that can be."""
+    try:
+        system.libc("fallocate", fd, _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, 0, size)
+    except OSError:
+        return False
+    return True
 
 
 def address_of(view: "memoryview | bytearray") -> int:

@@ -13,14 +13,14 @@ _PARTS = (frames.SETUP, frames.MODULES, frames.BODY, frames.LARGE)
 # Bytes of a part that are no reason for a file: a socket takes four such parts before anybody reads them.
 _MOST_KEPT = 1 << 14
 # Those that may be large, and the bytes from which on they are written down as they come; and how much at a time.
-_LARGE = {frames.INPUT: 0, frames.MODULES: _MOST_KEPT, frames.BODY: _MOST_KEPT}
+_LARGE = {frames.INPUT: 0, frames.PIECES: 0, frames.MODULES: _MOST_KEPT, frames.BODY: _MOST_KEPT}
 _AT_A_TIME = 1 << 18
 
 
 class Parcel:
     """The parts by their frames' kinds.
 
-    :ivar socket: by which the large pieces of its body come, -1 if there is none
+    :ivar socket: by which the large pieces of its body come, -1 if they come with all the rest, or there are none
     :ivar problem: why it cannot be kept, if it cannot
     """
 
@@ -77,6 +77,11 @@ class Parcel:
         return records.weight(sum(self._sizes.get(kind, 0) for kind in _PARTS[1:]), self.announced)
 
     @property
+    def has_pieces(self) -> bool:
+        """Whether the large pieces of its body are there, or there is a socket that they come by."""
+        return self.socket >= 0 or frames.PIECES in self._files
+
+    @property
     def given(self) -> "tuple[int, int]":
         """Of its input, the inode and the bytes."""
         if frames.INPUT not in self._files:
@@ -103,9 +108,9 @@ class Parcel:
                 passed.append(self._rewound(kind))
             elif size:
                 inline += self._pieces.get(kind, [])
-        if self.socket >= 0:
-            flags |= spare.WITH_SOCKET
-            passed.append(self.socket)
+        if self.has_pieces:
+            flags |= spare.WITH_PIECES
+            passed.append(self._rewound(frames.PIECES) if self.socket < 0 else self.socket)
         return flags, b"".join(sizes + inline), passed
 
     def _rewound(self, kind: int) -> int:

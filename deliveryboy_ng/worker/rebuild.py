@@ -108,14 +108,13 @@ def picklers() -> "list[Any]":
     return _picklers
 
 
-def loads(data: "Any", pieces: "Any" = None) -> "Any":
+def loads(data: bytes, pieces: "Any" = None) -> "Any":
     """Unpickle a box, with this worker's own functions found where they are.
 
-    :param data: bytes, or an open file
     :param pieces: what is large in it, in its order
     """
     unpickler, _ = picklers()
-    return unpickler(io.BytesIO(data) if isinstance(data, bytes) else data, buffers=pieces).load()
+    return unpickler(io.BytesIO(data), buffers=pieces).load()
 
 
 def dumps(value: object) -> bytes:

@@ -5,9 +5,10 @@ on descriptor 3, is a sequence of records of one status byte, the payload's size
 
     I value       what a generator function has made; before the last record
     A text    what is enforced from here on, line by line; the first record if there is one, and never the last
-    B sizes   how large the pieces are that R does not hold; it waits then for a socket to come through descriptor 3, and writes
-              them there before R (bulk.py); if none comes, it says B once more, without sizes, and R holds all
-    R value       the function returned            X records  it raised: records as failure.py makes them
+    B sizes   how large the pieces are that R does not hold (bulk.py); it waits then for a socket to come through descriptor 3,
+              and writes them there before R; if none comes, it says C
+    C sizes   the same, and they come here, before R        P piece   one of them
+    R value   the function returned                         X records it raised: records as failure.py makes them
     U text        it returned what cannot travel   L records  box could not be unpacked
     E text        the call cannot be prepared as asked; the function has not run
     V text        another Python version would be needed; the function has not run
@@ -19,7 +20,7 @@ Without a reply the process's end says it all: sys.exit(3) and posix._exit(3) bo
 
 STATUS_SIZE = 9
 LONGEST_PREFACE = 1 << 16
-# Of a box: its modules, its body, and what is said of large pieces that come by a socket.
+# Of a box: its modules, its body, and what is said of large pieces, which come by themselves.
 MODULES, BODY, LARGE = range(3)
 # Exit codes of the worker's own: it failed itself, or an interrupt came when the function had already returned.
 FAILED = 70

@@ -2,8 +2,8 @@
 
 Contract: far side, standard library only, Python 3.8+.  On descriptor 4, a socket, it gets its call: a byte which tells what comes
 with it, and, by the next byte, if they are not there from 5 on, the descriptors of that, in this order: its stdin, files with parts
-of it, the socket for its large arguments.  Then come the sizes of its parts, which are setup and those of its box, in 8 bytes each,
-and those of them that have no file.  At the end of input nobody wants it: it leaves.
+of it, the socket or the file that its large arguments come by.  Then come the sizes of its parts, which are setup and those of its
+box, in 8 bytes each, and those of them that have no file.  At the end of input nobody wants it: it leaves.
 """
 
 import marshal
@@ -16,10 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-WITH_INPUT, WITH_SOCKET, HERE, IN_FILE = 1, 2, 4, 8  # and those above it, for one part each
+WITH_INPUT, WITH_PIECES, HERE, IN_FILE = 1, 2, 4, 8  # and those above it, for one part each
 NUMBER = 8
 PARTS = 4
-_BODY = 1 + records.BODY
 
 
 def prepare(modules: "list[str]") -> None:
@@ -55,7 +54,7 @@ def main(ends: pipes.Pipes, parent: int, expected: bytes = b"", rehearse: bool =
 
 
 def _receive() -> "list[Any]":
-    """Setup, and the parts of the box; a body that is in a file stays there until it is unpacked."""
+    """Setup, and the parts of the box."""
     comes = posix.read(pipes.FEED_FD, 1)
     if not comes:
         posix._exit(0)
@@ -64,11 +63,6 @@ def _receive() -> "list[Any]":
     parts: "list[Any]" = []
     for place in range(PARTS):
         source = sources.get(place, pipes.FEED_FD)
-        if place == _BODY and place in sources:
-            import io
-
-            parts.append(io.open(source, "rb"))
-            continue
         parts.append(_read(source, int.from_bytes(numbers[place * NUMBER : (place + 1) * NUMBER], "big")))
         if place in sources:
             posix.close(source)
@@ -91,8 +85,8 @@ def _receive_files(comes: int) -> "dict[int, int]":
         posix.dup2(fd, 0)
         posix.close(fd)
     sources = {place: files.pop(0) for place in range(PARTS) if comes & IN_FILE << place}
-    if comes & WITH_SOCKET:
-        call.bulk_fd = files.pop(0)
+    if comes & WITH_PIECES:
+        call.pieces_fd = files.pop(0)
     return sources
 
 

@@ -7,7 +7,8 @@ When stdin ends, or the wire breaks, everything it started is killed and it leav
 
 Frames of a call, to here:     SETUP (marshalled dict), MODULES (marshalled dict), BODY (pickle), INPUT (stdin), START,
                                SIGNAL b"interrupt", b"terminate [SECONDS]" or b"kill",
-                               LARGE (kinds and sizes of what BODY does not hold), ATTACH (with a socket's descriptor)
+                               LARGE (kinds and sizes of what BODY does not hold), and that as PIECES, or by a socket, of
+                               which ATTACH brings the descriptor
 Frames of a call, from here:   STARTED pid host, STDOUT, STDERR, REPLY, ANSWERED, VERDICT key=value ..., REFUSED text,
                                BULK (a socket is wanted: for what is LARGE, or for what the reply has announced)
 """
@@ -119,7 +120,7 @@ class Supervisor:
             call.parcel.add(kind, payload)
             if kind == frames.SETUP and not more:
                 self._set_up(call)
-            elif kind == frames.LARGE and not more:
+            elif kind == frames.LARGE and not more and call.setup["bulk"]:
                 self.channel.ask_for_socket(number)
             elif kind == frames.START:
                 self._start(call)
@@ -154,7 +155,7 @@ class Supervisor:
             raise OSError(system.broken)
         if call.parcel.problem:
             raise OSError(call.parcel.problem)
-        if call.parcel.announced and call.parcel.socket < 0:
+        if call.parcel.announced and not call.parcel.has_pieces:
             raise OSError("the socket for large arguments did not arrive: too many open files")
 
     def refuse(self, call: ledger.Call, reason: str) -> None:
