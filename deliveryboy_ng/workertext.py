@@ -6,6 +6,7 @@ import binascii
 import functools
 import importlib.util
 import marshal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
@@ -58,16 +59,26 @@ _LINE = 960
 
 
 @functools.cache
-def _first_stage() -> str:
+def _text_of_first_stage() -> str:
+    """To be shown as one line: some login shells cannot take a quoted newline."""
     loader = _loader("assembler")
-    text = loader.get_data(loader.path).decode()
-    # One line: some login shells cannot take a quoted newline.
-    return f"exec({text.split(chr(34) * 3)[2].strip()!r})"
+    return loader.get_data(loader.path).decode().split(chr(34) * 3)[2].strip()
+
+
+@functools.cache
+def _compiled_first_stage() -> str:
+    """The same for this very version of Python: to compile the text is a good part of what a start takes."""
+    code = marshal.dumps(compile(_text_of_first_stage(), "<string>", "exec"))
+    right = f"f.MAGIC_NUMBER == bytes.fromhex('{importlib.util.MAGIC_NUMBER.hex()}')"
+    compiled = f"marshal.loads(bytes.fromhex('{code.hex()}'))"
+    return f"import marshal, _frozen_importlib_external as f; exec({compiled} if {right} else {_text_of_first_stage()!r})"
 
 
 def command_line(executable: str, nonce: str) -> list[str]:
     """Starts the first stage: isolated from the environment, without site.py, writing no bytecode."""
-    return [executable, "-I", "-S", "-B", "-c", _first_stage(), nonce]
+    # Somewhere else what has this path may be another Python.
+    stage = _compiled_first_stage() if executable == sys.executable else f"exec({_text_of_first_stage()!r})"
+    return [executable, "-I", "-S", "-B", "-c", stage, nonce]
 
 
 @functools.cache

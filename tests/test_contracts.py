@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import pickle
 import subprocess
@@ -62,6 +62,20 @@ def test_worker_is_sent_whole() -> None:
         "assembler",
     }
     assert (PACKAGE / "worker" / "__init__.py").read_text() == ""
+
+
+def greeting_of(python: str, command: list[str]) -> bytes:
+    return subprocess.run([python, *command[1:]], input=b"", capture_output=True, check=True).stdout
+
+
+def test_first_stage_greets_whether_it_comes_compiled_or_as_text() -> None:
+    compiled, text = (workertext.command_line(executable, "00ff") for executable in (sys.executable, "python3"))
+    assert "marshal.loads" in compiled[5] and "fromhex" not in text[5] and "\n" not in compiled[5] + text[5]
+    for python in (sys.executable, *OTHERS.values()):
+        greeting = greeting_of(python, compiled)
+        assert greeting.startswith(b"=00ff<hello ") and greeting == greeting_of(python, text)
+    right = importlib.util.MAGIC_NUMBER.hex()
+    assert greeting_of(sys.executable, [word.replace(right, "00000000") for word in compiled]).startswith(b"=00ff<hello ")
 
 
 @pytest.mark.parametrize("path", [p for p in WORKER if p.stem != "__init__"], ids=lambda path: path.stem)
