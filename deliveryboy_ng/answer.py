@@ -78,10 +78,12 @@ class Reply:
         self._data = bytearray()
         self._before = b"ABCI" if streams else b"ABC"
         self._makes_sense = True
-        # What was announced to come by a socket; what comes, by that or here; and of the piece that comes here, what is missing.
+        # What was announced to come by a socket; what comes, by that or here; what is missing of the piece that comes here; and
+        # how many bytes all are.
         self._sizes: list[tuple[str, int]] = []
         self._arrivals = bulk.Arrivals([])
         self._missing = 0
+        self._large = 0
 
     def feed(self, data: bytes) -> None:
         self.size += len(data)
@@ -110,7 +112,7 @@ class Reply:
                 self._check(size or 0, most)
                 return memoryview(b"")
             self._take_record(kind, size)
-        self._check(max(len(self._data) - STATUS_SIZE, self._announced() or 0), self._most)
+        self._check(max(len(self._data) - STATUS_SIZE, self._announced() or 0) + self._large, self._most)
         return memoryview(b"")
 
     def _begin_piece(self, size: int) -> memoryview:
@@ -146,7 +148,8 @@ class Reply:
             sizes = bulk.expected(record)
         except ValueError:
             sizes, self._makes_sense = [], False
-        self._check(sum(size for _, size in sizes), self._most)
+        self._large = sum(size for _, size in sizes)
+        self._check(self._large, self._most)
         self._sizes = sizes if by_socket else []
         self._arrivals = bulk.Arrivals([] if by_socket else sizes)
 
@@ -157,7 +160,7 @@ class Reply:
 
     def receive(self, fd: int) -> bulk.Receiver:
         """What reads them."""
-        self.size += sum(size for _, size in self._sizes)
+        self.size += self._large
         arrivals = self._arrivals = bulk.Receiver(fd, self._sizes)
         self._sizes = []
         return arrivals

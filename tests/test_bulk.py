@@ -27,6 +27,7 @@ from deliveryboy_ng import (
     DeliveryTransportError,
     Limits,
     Receipt,
+    ReplyLimitExceeded,
     Verdict,
     deliver,
 )
@@ -436,6 +437,14 @@ def test_columns_of_truth_values_come_as_data() -> None:
     assert deliver(trust=False)(lambda: [True, False] * 200_000)() == values
     table = deliver(trust=False)(lambda: [{"a": True, "b": n} for n in range(300_000)])()
     assert table[5] == {"a": True, "b": 5} and len(table) == 300_000
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_pieces_and_all_the_rest_count_together(way: str) -> None:
+    run = deliver(transport=WAYS[way], trust=True, max_reply="1M")(lambda size: [bytes(900_000), "x" * size])
+    assert run(100_000) == [bytes(900_000), "x" * 100_000]
+    with pytest.raises(ReplyLimitExceeded):
+        run(200_000)
 
 
 @pytest.mark.parametrize("trust", [True, False])
