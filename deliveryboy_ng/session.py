@@ -319,6 +319,9 @@ class Session:
         if lent is not None:
             exchange.lent.append(lent)
         if starts:
+            # Without descriptors to spare it goes as it would without sockets.
+            for piece in parcel.parts.large if lent is None else ():
+                self._wire.send(self._encoder.pieces(frames.PIECES, number, piece.view))
             self._wire.send(self._encoder.pieces(frames.START, number))
 
     def _take_what_has_come(self, exchange: Exchange) -> None:
