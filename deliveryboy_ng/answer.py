@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +66,7 @@ class Reply:
     :ivar items: what a generator has made so far
     :ivar status: the last record's status byte, once the record is complete
     :ivar overlong: whether more came, or was announced, than may come
+    :ivar unheld: whether it is given up since there is no memory for it here
     :ivar size: bytes that came
     :ivar needed: bytes that came or were announced, where that is more than may come
     """
@@ -72,7 +75,7 @@ class Reply:
         """:param streams: whether items may come before the last record"""
         self.applied: tuple[str, ...] = ()
         self.items: deque[bytes] = deque()
-        self.overlong = False
+        self.overlong = self.unheld = False
         self.size = self.needed = 0
         self._most = most
         self._data = bytearray()
@@ -87,8 +90,19 @@ class Reply:
 
     def feed(self, data: bytes) -> None:
         self.size += len(data)
-        rest = memoryview(data)
-        while rest and not self.overlong:
+        try:
+            self._take(memoryview(data))
+        except MemoryError:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """There is no memory for it here."""
+        self.overlong = self.unheld = True
+        self._data = bytearray()
+        self._arrivals, self._sizes, self._missing = bulk.Arrivals([]), [], 0
+
+    def _take(self, rest: memoryview) -> None:
+        while rest and self._makes_sense and not self.overlong:
             if self._missing:
                 of_piece = rest[: self._missing]
                 self._arrivals.put(of_piece)
@@ -106,7 +120,10 @@ class Reply:
                 break
             size = self._announced()
             if kind == b"P" and size is not None:
-                return self._begin_piece(size)
+                if size == len(self._arrivals.room()) and size:
+                    return self._begin_piece(size)
+                self._ignore()
+                return memoryview(b"")
             most = self._most if kind == b"I" else LONGEST_PREFACE
             if size is None or STATUS_SIZE + size > len(self._data) or size > most:
                 self._check(size or 0, most)
@@ -118,11 +135,14 @@ class Reply:
     def _begin_piece(self, size: int) -> memoryview:
         rest = memoryview(bytes(self._data[STATUS_SIZE:]))
         self._data.clear()
-        if size != len(self._arrivals.room()) or size == 0:
-            self._makes_sense, self._before = False, b""
-            return memoryview(b"")
         self._missing = size
         return rest
+
+    def _ignore(self) -> None:
+        """It makes no sense: nothing of it is kept, and nothing that comes."""
+        self._makes_sense = False
+        self._data.clear()
+        self._arrivals, self._sizes = bulk.Arrivals([]), []
 
     def _check(self, needed: int, most: int) -> None:
         if needed > most:
@@ -147,7 +167,11 @@ class Reply:
         try:
             sizes = bulk.expected(record)
         except ValueError:
-            sizes, self._makes_sense = [], False
+            sizes = []
+        if not sizes or self._arrivals.size:
+            # Nonsense, or not all by one way.
+            self._ignore()
+            return
         self._large = sum(size for _, size in sizes)
         self._check(self._large, self._most)
         self._sizes = sizes if by_socket else []
@@ -158,12 +182,16 @@ class Reply:
         """Whether a socket is wanted for large pieces."""
         return bool(self._sizes) and not self.overlong
 
-    def receive(self, fd: int) -> bulk.Receiver:
-        """What reads them."""
+    def receive(self, read: Callable[[memoryview], int]) -> bulk.Receiver:
+        """What they are read by, from that socket."""
         self.size += self._large
-        arrivals = self._arrivals = bulk.Receiver(fd, self._sizes)
+        arrivals = self._arrivals = _Receiver(read, self._sizes, self)
         self._sizes = []
         return arrivals
+
+    def waits_for(self, arrivals: bulk.Arrivals) -> bool:
+        """Whether it is still those that are wanted: a call that could not take the socket has them come here."""
+        return arrivals is self._arrivals
 
     def _announced(self) -> int | None:
         return int.from_bytes(self._data[1:STATUS_SIZE], "big") if len(self._data) >= STATUS_SIZE else None
@@ -171,7 +199,7 @@ class Reply:
     @property
     def status(self) -> bytes:
         has_come = self._announced() == len(self._data) - STATUS_SIZE and not self._missing and not self._sizes
-        return bytes(self._data[:1]) if has_come and self._arrivals.is_done and self._makes_sense else b""
+        return bytes(self._data[:1]) if has_come and self._arrivals.is_done else b""
 
     @property
     def payload(self) -> bytes | memoryview:
@@ -181,6 +209,22 @@ class Reply:
     @property
     def pieces(self) -> list[Any]:
         return self._arrivals.arrived[len(self._data) == STATUS_SIZE :]
+
+
+class _Receiver(bulk.Receiver):
+    def __init__(self, read: Callable[[memoryview], int], sizes: list[tuple[str, int]], reply: Reply) -> None:
+        super().__init__(read, sizes)
+        # What is large shall not wait for the garbage collector.
+        self._reply = weakref.proxy(reply)
+
+    def turn(self) -> int:
+        if not self._reply.waits_for(self):
+            return 0
+        try:
+            return super().turn()
+        except MemoryError:
+            self._reply.give_up()
+            return 0
 
 
 def whereabouts(payload: bytes) -> tuple[int, str]:

@@ -115,13 +115,14 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
 
         :param grace: seconds between the two; the default is the call's option
         """
-        self._request("terminate" if grace is None else f"terminate {grace:f}")
+        self.request("terminate" if grace is None else f"terminate {grace:f}")
 
     def kill(self) -> None:
         """Kill the call's processes; its result is then :class:`~deliveryboy_ng.CallCancelled`."""
-        self._request("kill")
+        self.request("kill")
 
-    def _request(self, what: str) -> None:
+    def request(self, what: str) -> None:
+        """Ask for an ``"interrupt"``, for ``"terminate"`` or a ``"kill"``."""
         if self._journey is not None:
             self._journey.request(what)
 

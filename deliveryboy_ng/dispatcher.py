@@ -117,6 +117,12 @@ class Dispatcher:
             opening.poke()
         self._wake()
 
+    def request(self, what: str) -> None:
+        """Ask for an ``"interrupt"`` or a ``"kill"`` of each call that runs."""
+        for delivery in self._all():
+            if delivery.running():
+                delivery.request(what)
+
     def join(self) -> None:
         """Wait for the end of the thread."""
         thread = self._thread

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from . import modules
@@ -33,6 +34,8 @@ R = TypeVar("R")
 _MOST_WORKERS = 1000
 # What is settled when a session is opened.
 _OF_THE_SESSION = ("transport", "executable", "confinement", "connect_timeout", "asynchronous", "keep_children", "discard_excess")
+
+_OWN_OPTIONS = ("max_workers", "preload", "initializer", "initargs", "initializer_timeout", "idle_timeout", "retries")
 
 
 class DeliveryExecutor(concurrent.futures.Executor):
@@ -76,7 +79,7 @@ class DeliveryExecutor(concurrent.futures.Executor):
         start = None
         if initializer is not None or names:
             start = Start(names, initializer, tuple(initargs), initializer_timeout)
-        self._set_up(Options.of(options), max_workers, start, idle_timeout, retries)
+        self._set_up(Options.of(options, others=_OWN_OPTIONS), max_workers, start, idle_timeout, retries)
 
     @classmethod
     def of(cls, options: Options, max_workers: int | None = None, idle_timeout: float | None = 60.0) -> DeliveryExecutor:
@@ -212,6 +215,22 @@ class DeliveryExecutor(concurrent.futures.Executor):
         self._dispatcher.close(cancel_futures)
         if wait:
             self._dispatcher.join()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Wait for all calls, and close the session.
+
+        A Ctrl-C that ends the ``with`` block reaches the calls that run, and cancels those that wait; a second one kills.
+        """
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            self.shutdown()
+            return
+        self._dispatcher.request("interrupt")
+        try:
+            self.shutdown(cancel_futures=True)
+        except KeyboardInterrupt:
+            self._dispatcher.request("kill")
+            self.shutdown()
+            raise
 
     def __repr__(self) -> str:
         from .session import describe

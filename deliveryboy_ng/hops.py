@@ -87,7 +87,8 @@ def diagnose(failure: Failure) -> DeliveryTransportError:
     for sign in _SIGNS:
         found = re.search(sign.pattern, said)
         if found:
-            return _error(sign.kind, failure, _hop_named(failure, sign.hop), f"{_line_of(said, found.start())}; {sign.advice}")
+            line = _line_of(said, found.start())
+            return _error(sign.kind, failure, _hop_named(failure, sign.hop, line), f"{line}; {sign.advice}")
     missing = _MISSING.search(said)
     if missing and failure.waited is None:
         name = next(group for group in missing.groups() if group)
@@ -146,8 +147,8 @@ def _line_of(text: str, place: int) -> str:
     return text[start:].splitlines()[0].strip()
 
 
-def _hop_named(failure: Failure, command: str) -> str:
-    for hop in failure.chain:
-        if command in hop.name.split():
-            return hop.name
-    return command or failure.executable
+def _hop_named(failure: Failure, command: str, line: str = "") -> str:
+    """The hop of that command; where there are several, the one that *line* is about, or all of which it may be."""
+    found = [hop.name for hop in failure.chain if command in hop.name.split()]
+    about = [name for name in found if len(found) > 1 and set(name.split()[1:]) & set(line.split())]
+    return " or ".join(about or found) or command or failure.executable

@@ -84,12 +84,14 @@ class Journey:
         :raises DeliveryError: if the call could not begin
         """
         with Interrupts(self):
-            session, greeting = self._open(detached=False)
             try:
-                exchange = self.begin(session, greeting)
-                session.see_through(exchange)
+                session, greeting = self._open(detached=False)
+                try:
+                    exchange = self.begin(session, greeting)
+                    session.see_through(exchange)
+                finally:
+                    session.close()
             finally:
-                session.close()
                 self.box.let_go()
         receipt = self.conclude(session, greeting, exchange)
         if self.is_interrupted(receipt, exchange.ending):

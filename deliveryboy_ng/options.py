@@ -137,9 +137,10 @@ class Options:
             raise DeliveryOptionError("keep_children: a pid namespace ends with the call, and all its processes with it")
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], base: Options | None = None) -> Options:
+    def of(cls, options: Mapping[str, Any], base: Options | None = None, others: Iterable[str] = ()) -> Options:
         """The options named in a mapping, on top of *base*; ``async`` is understood as ``asynchronous``.
 
+        :param others: what else its user could have meant
         :raises DeliveryOptionError: if one is unknown, with the nearest known name
         """
         given = dict(options)
@@ -150,7 +151,7 @@ class Options:
         known = cls.__dataclass_fields__
         for name in given:
             if name not in known:
-                raise DeliveryOptionError(_unknown(name, known))
+                raise DeliveryOptionError(_unknown(name, [*others, *known]))
         try:
             return cls(**given) if base is None else dataclasses.replace(base, **given)
         except DeliveryOptionError:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import reprlib
 import signal as signals
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 __all__ = ["Receipt", "Usage", "Verdict"]
+
+# Characters and objects of a value that are shown whole.
+_MOST_SHOWN = 1 << 16
 
 
 class Verdict(StrEnum):
@@ -141,7 +145,7 @@ class Receipt:
         return self.value
 
     def to_dict(self) -> dict[str, Any]:
-        """The receipt as what JSON can hold; the value and the exception as their ``repr``."""
+        """The receipt as what JSON can hold; the value and the exception as their ``repr``, or its beginning."""
         found: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         found |= {
             "ok": self.ok,
@@ -206,9 +210,45 @@ def ending_in_words(returncode: int | None) -> str:
     return f"exit code {returncode}"
 
 
+class _Short(reprlib.Repr):
+    """Shows the beginnings of what there is much of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 200, 200
+
+    def repr_bytes(self, value: bytes | bytearray, level: int) -> str:
+        return repr(value) if len(value) <= self.maxstring else f"{value[: self.maxstring]!r}..."
+
+    repr_bytearray = repr_bytes
+
+    def repr_instance(self, value: object, level: int) -> str:
+        return f"<{type(value).__name__}>" if _is_much(value) else super().repr_instance(value, level)
+
+
+def _is_much(value: object) -> bool:
+    """Whether there is more in it than anybody reads; one large object may be there many times."""
+    left, following = _MOST_SHOWN, [value]
+    while following and left >= 0:
+        each = following.pop()
+        left -= len(each) if isinstance(each, (str, bytes, bytearray, list, tuple, set, frozenset, dict)) else 1
+        if left < 0:
+            break
+        if isinstance(each, dict):
+            following += [*each, *each.values()]
+        elif isinstance(each, (list, tuple, set, frozenset)):
+            following += each
+        elif isinstance(each, BaseException) or dataclasses.is_dataclass(each):
+            following += [getattr(each, "args", None), *getattr(each, "__dict__", {}).values()]
+    return left < 0
+
+
 def _shown(value: object) -> str:
-    """Its ``repr``; what has none, such as a number of more digits than Python shows, is no reason to lose the receipt."""
+    """Its ``repr``, or its beginning if there is much of it.
+
+    What has none, such as a number of more digits than Python shows, is no reason to lose the receipt.
+    """
     try:
-        return repr(value)
+        return _Short().repr(value) if _is_much(value) else repr(value)
     except Exception as error:
         return f"<{type(value).__name__} that cannot be shown: {error}>"

@@ -160,8 +160,19 @@ def _unpickled(record: dict[str, Any], own: Mapping[str, Any]) -> tuple[BaseExce
     try:
         error = _Unpickler(record["packed"], own).load()
     except Exception as failure:
-        return None, f"{type(failure).__name__}: {failure}"
+        return _bare(record, own), f"{type(failure).__name__}: {failure}"
     return (error, "") if isinstance(error, BaseException) else (None, "it unpickled to something else")
+
+
+def _bare(record: dict[str, Any], own: Mapping[str, Any]) -> BaseException | None:
+    """It, without a call of its ``__init__``, which wants other arguments than it has handed on."""
+    try:
+        kind, args, attributes = _Unpickler(record.get("bare", b""), own).load()
+        error = kind.__new__(kind, *args)
+        error.__dict__.update(attributes)
+    except Exception:
+        return None
+    return error if isinstance(error, BaseException) else None
 
 
 def _link(error: BaseException, place: int, records: list[dict[str, Any]], errors: list[BaseException]) -> None:

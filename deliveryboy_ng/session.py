@@ -306,12 +306,14 @@ class Session:
 
         def use(end: socket.socket) -> bulk.Sender | bulk.Receiver:
             if not starts:
-                return reply.receive(end.fileno())
+                return reply.receive(end.recv_into)
             return bulk.Sender(lambda data: end.send(data, socket.MSG_NOSIGNAL), parcel.parts.large)
 
         def moved(size: int) -> None:
             if not starts:
                 exchange.ending.hear(frames.REPLY, size)
+            if reply.unheld:
+                self._kill(exchange)
 
         # The far side finds the descriptors that have come in their order, so a frame says whether one belongs to it.
         frame, instead = (self._encoder.encode(frames.ATTACH, number, comes) for comes in (b"1", b""))

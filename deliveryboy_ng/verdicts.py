@@ -84,6 +84,9 @@ def judge(receipt: Receipt, ending: Ending, case: Case) -> Receipt:
         return _failed(receipt, Verdict.CANCELLED, CallCancelled(f"{case.name} was cancelled before it began"))
     if account is None:
         return _failed(receipt, Verdict.REFUSED, DeliveryTransportError(f"{case.name}: {ending.refused}", argv=receipt.args))
+    if ending.reply.unheld:
+        text = f"{case.name} returned more than there is memory for here: {ending.reply.size} bytes have come"
+        return _failed(receipt, Verdict.RETURNED, DeliveryPickleError(text, real_exception=MemoryError()))
     if ending.reply.overlong:
         return _replied_too_much(receipt, ending.reply.needed, case)
     status, payload = ending.reply.status, ending.reply.payload
@@ -197,7 +200,9 @@ def _answered(receipt: Receipt, case: Case, status: bytes, payload: replies.Buff
         return _failed(receipt, Verdict.RETURNED if status == b"R" else Verdict.RAISED, problem)
     ways = "Return its data instead"
     if not case.options.trusted:
-        ways += ", name an enum, dataclass or named tuple in accepts=[...], or take whatever comes by trust=True"
+        ways += " or name an enum, dataclass or named tuple in accepts=[...]"
+        if case.options.confinement is None:
+            ways += "; whom you trust with all that you may do yourself may send anything: trust=True"
     text = f"{case.name} returned what cannot travel: {_text(payload)}. {ways}"
     return _failed(receipt, Verdict.RETURNED, DeliveryPickleError(text))
 
@@ -217,7 +222,17 @@ def _raised(receipt: Receipt, case: Case, error: BaseException, limit: str) -> R
         if limit == "processes":
             words += f" ({receipt.usage.tasks} were seen at most; what this user runs elsewhere counts too, except for root)"
         return _beyond(receipt, case, limit, words, error)
+    if isinstance(error, ImportError) and type(error).__module__ == "builtins":
+        for note in _another_python(receipt, case):
+            error.add_note(note)
     return _failed(receipt, Verdict.RAISED, error)
+
+
+def _another_python(receipt: Receipt, case: Case) -> list[str]:
+    first = case.options.executables[0]
+    if receipt.executable == first:
+        return []
+    return [f"(it was run by {receipt.executable}: {first} cannot be started there; name another with executable=)"]
 
 
 def _named(error: BaseException, trusted: bool) -> str:
@@ -261,7 +276,7 @@ def _not_unpacked(receipt: Receipt, case: Case, error: BaseException) -> Deliver
     by_reference = "" if versions[0] == versions[1] else f" (all went by reference, since this is Python {'.'.join(versions[0])})"
     problem = DeliveryPackingError(
         f"{case.name} has not run: its box cannot be unpacked by Python {receipt.python} of {receipt.transport}{by_reference}: "
-        f"{_named(error, receipt.trusted)}",
+        f"{' '.join([_named(error, receipt.trusted), *_another_python(receipt, case)])}",
         real_exception=error,
     )
     problem.__cause__ = error

@@ -388,7 +388,7 @@ class Lent:
 
     def finish(self) -> None:
         """Take what has come, and close."""
-        while isinstance(self.user, bulk.Receiver) and self.turn():
+        while self._end.fileno() >= 0 and isinstance(self.user, bulk.Receiver) and self.turn():
             pass
         self.close()
 

@@ -146,7 +146,6 @@ def hostile_text() -> None:
     [
         (unpicklable, "test_back.Plain", "with a lock"),
         (only_there, "test_back.only_there.<locals>.OnlyThere", "made over there"),
-        (two_arguments, "test_back.TwoArguments", "1 and 2"),
         (hostile_text, "test_back.hostile_text.<locals>.Hostile", "<Hostile.__str__ raised RuntimeError>"),
     ],
 )
@@ -162,13 +161,34 @@ def test_exception_that_cannot_be_rebuilt_is_a_remote_error(function: Any, name:
 def test_cause_that_cannot_be_rebuilt_does_not_take_the_error_with_it() -> None:
     def work() -> None:
         try:
-            two_arguments()
-        except TwoArguments as error:
+            unpicklable()
+        except Plain as error:
             raise Plain("kept") from error
 
     with pytest.raises(Plain, match="kept") as caught:
         deliver(work)()
-    assert isinstance(caught.value.__cause__, RemoteError) and caught.value.__cause__.message == "1 and 2"
+    assert isinstance(caught.value.__cause__, RemoteError) and caught.value.__cause__.message == "with a lock"
+
+
+@pytest.mark.parametrize("trust", [True, False])
+def test_exception_whose_init_wants_other_arguments_comes_back_as_it_was(trust: bool) -> None:
+    class Coded(Exception):
+        def __init__(self, text: str, *, code: int) -> None:
+            super().__init__(text)
+            self.code = code
+
+    def coded() -> None:
+        error = Coded("no such row", code=7)
+        error.add_note("noted")
+        raise error
+
+    with pytest.raises(TwoArguments) as caught:
+        deliver(two_arguments, trust=trust)()
+    assert (str(caught.value), caught.value.args) == ("1 and 2", ("1 and 2",)) and caught.value.__traceback__
+    if trust:
+        with pytest.raises(Coded) as found:
+            deliver(coded)()
+        assert (found.value.code, found.value.args, found.value.__notes__) == (7, ("no such row",), ["noted"])
 
 
 def test_cyclic_and_long_chains_end() -> None:

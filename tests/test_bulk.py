@@ -221,7 +221,7 @@ def test_a_file_that_pieces_come_from_is_given_back_as_it_is_read() -> None:
         for _ in range(SIZE // MEBIBYTE):
             os.write(fd, b"x" * MEBIBYTE)
         os.lseek(fd, 0, os.SEEK_SET)
-        receiver = bulk.Receiver(fd, [(bulk.BYTES, SIZE // 2), (bulk.VIEW, SIZE // 2)], is_file=True)
+        receiver = bulk.Receiver(bulk.reader(fd), [(bulk.BYTES, SIZE // 2), (bulk.VIEW, SIZE // 2)])
         pieces = iter(receiver)
         assert next(pieces) == b"x" * (SIZE // 2)
         assert os.fstat(fd).st_blocks * 512 <= SIZE // 2
@@ -479,6 +479,122 @@ def test_a_socket_is_its_calls_alone() -> None:
             for thief in thieves:
                 receipt = thief.receipt(30)
                 assert receipt.value in (b"", None) or receipt.exception is not None
+
+
+def test_a_socket_that_was_closed_early_is_read_no_more() -> None:
+    """Its descriptor's number is another's by then: what that has to say is nobody's answer."""
+    opened: list[socket.socket] = []
+
+    def leave_early() -> None:
+        answers = socket.socket(fileno=os.dup(3))
+        answers.sendall(b"B" + (8).to_bytes(8, "big") + b"b1000000")
+        _, fds, _, _ = socket.recv_fds(answers, 1, 1)
+        os.write(fds[0], b"some")
+        os.close(fds[0])
+        for _ in range(3):
+            time.sleep(0.1)
+            print("hello", flush=True)
+        os._exit(0)
+
+    def open_some(stream: str, data: bytes) -> None:
+        for end, other in [socket.socketpair() for _ in range(4)]:
+            other.sendall(b"the caller's own")
+            opened.extend((end, other))
+
+    try:
+        started = time.monotonic()
+        receipt = deliver(trust=False, timeout=20, output=open_some)(leave_early).run()
+        assert time.monotonic() - started < 15 and not receipt.ok and isinstance(receipt.exception, DeliveryError)
+        assert len(opened) >= 8 and {end.recv(100) for end in opened[::2]} == {b"the caller's own"}
+    finally:
+        for end in opened:
+            end.close()
+
+
+def test_calls_that_die_while_they_answer_take_nothing_from_others() -> None:
+    def dies() -> None:
+        answers = socket.socket(fileno=os.dup(3))
+        answers.sendall(b"B" + (8).to_bytes(8, "big") + b"b1000000")
+        _, fds, _, _ = socket.recv_fds(answers, 1, 1)
+        os.write(fds[0], b"some")
+        os.close(fds[0])
+        os._exit(0)
+
+    with DeliveryExecutor(4, trust=False) as executor:
+        pairs = [(executor.submit(dies), executor.submit(bytes, 600_000)) for _ in range(100)]
+        for bad, good in pairs:
+            assert good.result(60) == bytes(600_000)
+            assert not bad.receipt(60).ok
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_who_asks_for_a_socket_where_there_is_none_harms_himself_alone(way: str) -> None:
+    def asks() -> None:
+        os.write(3, b"B" + (2).to_bytes(8, "big") + b"b5")
+        os._exit(0)
+
+    with DeliveryExecutor(2, transport=WAYS[way], trust=False, timeout=20) as executor:
+        other = executor.submit(time.sleep, 0.5)
+        assert executor.submit(asks).receipt(30).verdict is Verdict.EXITED
+        assert other.receipt(30).ok and other.receipt().clean
+
+
+TOO_MUCH = """
+import resource, sys, time
+from deliveryboy_ng import DeliveryExecutor, DeliveryPickleError, deliver
+import deliveryboy_ng.session, deliveryboy_ng.replies, deliveryboy_ng.wire
+
+def used():
+    return int(open("/proc/self/statm").read().split()[0]) * 4096
+
+transport = sys.argv[1:] or None
+with DeliveryExecutor(2, transport=transport, trust=True) as executor:
+    assert executor.submit(len, bytes(400_000)).result() == 400_000
+    resource.setrlimit(resource.RLIMIT_AS, (used() + (200 << 20), resource.RLIM_INFINITY))
+    other = executor.submit(time.sleep, 1)
+    try:
+        executor.submit(bytes, 400 << 20).result()
+    except DeliveryPickleError as error:
+        print(str(error)[:60])
+    print(other.result(), executor.submit(bytes, 5).result())
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_answer_that_does_not_fit_here_is_its_calls_failure(script: Any, way: str) -> None:
+    result = script(TOO_MUCH, *(WAYS[way] or []))
+    expected = "bytes returned more than there is memory for here: "
+    assert result.stdout.decode().startswith(expected) and result.stdout.decode().endswith(f"None {bytes(5)}\n"), result
+
+
+def test_an_answer_comes_but_one_way() -> None:
+    """By a socket, and here as well, there would be twice as much."""
+
+    def twice(size: int) -> None:
+        answers = socket.socket(fileno=os.dup(3))
+        sizes = b"b%d" % size
+        answers.sendall(b"B" + len(sizes).to_bytes(8, "big") + sizes)
+        _, fds, _, _ = socket.recv_fds(answers, 1, 1)
+        there = socket.socket(fileno=fds[0])
+        there.sendall(bytes(size - 1))
+        answers.sendall(b"C" + len(sizes).to_bytes(8, "big") + sizes)
+        answers.sendall(b"P" + size.to_bytes(8, "big") + bytes(size))
+        answers.sendall(b"R" + (3).to_bytes(8, "big") + b"\x80\x05N")
+        os._exit(0)
+
+    run = deliver(trust=True, max_reply="70M", timeout=30)(twice)
+    taken, receipt = most_memory_of(lambda: run.run(SIZE))
+    assert not receipt.ok and taken < 1.5 * SIZE
+
+
+def test_what_could_not_be_sent_is_its_owners_again() -> None:
+    text = bytearray(3_000_000)
+    try:
+        deliver(executable="/nonexistent")(len)(text)
+    except DeliveryError as error:
+        assert error.__traceback__
+        text += b"x"
+    assert len(text) == 3_000_001
 
 
 # --- lies -------------------------------------------------------------------------------------------------------------

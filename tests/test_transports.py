@@ -301,6 +301,20 @@ def test_words_of_a_transport_are_understood(stderr: str, kind: type[DeliveryTra
     assert type(error) is kind and str(error).strip() and error.stderr == stderr
 
 
+@pytest.mark.parametrize(
+    "stderr, hop",
+    [
+        ("sudo: unknown user second\n", "sudo -u second"),
+        ("sudo: unknown user first\n", "sudo -u first"),
+        ("sudo: a password is required\n", "sudo -u first or sudo -u second"),
+        ("unshare: unshare failed: Operation not permitted\n", "unshare"),
+    ],
+)
+def test_the_hop_that_a_message_is_about_is_named(stderr: str, hop: str) -> None:
+    error = diagnose(Failure((Sudo("first"), Sudo("second"), Unshare()), ("sudo",), "python3", 1, stderr, b""))
+    assert error.hop.startswith(hop) and str(error).startswith(error.hop)
+
+
 # --- noise ----------------------------------------------------------------------------------------------------------
 
 NOISE = b"Welcome to \xff\xfe\x00\r\n\r\nmotd =beef<AAAA\n==== \x1b[31m"

@@ -5,6 +5,7 @@ PYTEST_DONT_REWRITE: a rewritten assert refers to pytest, which is not installed
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import mmap
@@ -739,6 +740,23 @@ def test_signal_of_its_own_just_before_the_limit_is_not_the_limit() -> None:
 
 def test_few_open_files_do_not_hinder_other_limits() -> None:
     assert deliver(limits=Limits(open_files=5, memory="64M", processes=9, cpu=9))(returns)() == 1
+
+
+def test_a_receipt_is_shown_in_so_many_characters() -> None:
+    """One large object may be there many times, which is little on its way."""
+    block = b"x" * (1 << 20)
+    plain = {"a": [1, 2], "b": (b"y" * 300, {"c"})}
+    for value in (
+        [block] * 300,
+        {"key": [[block] * 100] * 100},
+        "z" * (1 << 22),
+        ValueError(block),
+        {n: n for n in range(100_000)},
+    ):
+        receipt = dataclasses.replace(deliver(len).run(""), value=value)
+        assert len(repr(receipt)) < 20_000 and len(json.dumps(receipt.to_dict())) < 20_000
+        assert len(receipt._repr_html_()) < 5000
+    assert f"value={plain!r}" in repr(dataclasses.replace(deliver(len).run(""), value=plain))
 
 
 # --- the supervisor as a target -------------------------------------------------------------------------------------

@@ -1085,6 +1085,47 @@ except KeyboardInterrupt:
     assert result.stdout == b"interrupted\n", result.stderr
 
 
+EXECUTOR = """
+import os, signal, sys, threading, time
+from deliveryboy_ng import DeliveryExecutor
+
+def wait(deaf):
+    os.write(1, b"begun\\n")
+    try:
+        time.sleep(100)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        if not deaf:
+            raise
+        time.sleep(100)
+
+class Output:
+    seen = 0
+    def __call__(self, stream, data):
+        times = data.count(b"begun") + (deaf and data.count(b"interrupted"))
+        for _ in range(times):
+            Output.seen += 1
+            os.kill(os.getpid(), signal.SIGINT)
+        if b"interrupted" in data:
+            print("interrupted", flush=True)
+
+deaf = sys.argv[1] == "deaf"
+started = time.monotonic()
+try:
+    with DeliveryExecutor(1, output=Output()) as executor:
+        first, second = executor.submit(wait, deaf), executor.submit(wait, deaf)
+        first.result()
+except KeyboardInterrupt:
+    print(type(first.exception()).__name__, second.cancelled(), time.monotonic() - started < 50, Output.seen)
+"""
+
+
+@pytest.mark.parametrize("kind, expected", [("hears", "CallInterrupted True True 1"), ("deaf", "CallCancelled True True 2")])
+def test_ctrl_c_reaches_the_calls_of_an_executor_and_a_second_one_kills(script: Any, kind: str, expected: str) -> None:
+    result = script(EXECUTOR, kind)
+    assert result.stdout.decode() == f"interrupted\n{expected}\n", result.stderr
+
+
 def test_closing_a_generator_ends_its_call() -> None:
     mark = uuid.uuid4().hex
 

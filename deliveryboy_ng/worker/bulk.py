@@ -28,6 +28,7 @@ BUFFER = 1 << 19
 _NEXT_BUFFER, _READONLY_BUFFER = b"\x97", b"\x98"
 _BINBYTES, _BINBYTES8, _BYTEARRAY8 = b"B", b"\x8e", b"\x96"
 _HUGE = 1 << 22
+_REGULAR = 0o10  # inode(7)
 
 
 class Piece:
@@ -173,10 +174,12 @@ class Arrivals:
     """What has been announced, piece by piece.
 
     :ivar arrived: those that are complete
+    :ivar size: bytes that have come
     """
 
     def __init__(self, sizes: "list[tuple[str, int]]") -> None:
         self.arrived: "list[Any]" = []
+        self.size = 0
         self._sizes = sizes[::-1]
         self._room: "Room | None" = None
         self._rest = memoryview(b"")
@@ -202,6 +205,7 @@ class Arrivals:
 
     def advance(self, size: int) -> None:
         """So many bytes of that have been filled."""
+        self.size += size
         self._rest = self._rest[size:]
         if not self._rest and self._room is not None:
             # It can only be given away when nobody has a view of it.
@@ -212,13 +216,12 @@ class Arrivals:
 
 
 class Receiver(Arrivals):
-    """The end of the socket that pieces are read from, or the file."""
+    """What pieces are read by, from a socket or a file."""
 
-    def __init__(self, fd: int, sizes: "list[tuple[str, int]]", is_file: bool = False) -> None:
+    def __init__(self, read: "Callable[[memoryview], int]", sizes: "list[tuple[str, int]]") -> None:
+        """:param read: fills what it is given, and tells how much of it, nothing at the end; raises OSError"""
         super().__init__(sizes)
-        self.fd = fd
-        self._is_file = is_file
-        self._read = 0
+        self._read = read
 
     def turn(self) -> int:
         """Read what has come; tells how many bytes, none at the end.
@@ -226,12 +229,9 @@ class Receiver(Arrivals):
         :raises OSError: BlockingIOError too
         """
         room = self.room()[:MOST_AT_ONCE]
-        read = posix.readv(self.fd, [room]) if room else 0
+        read = self._read(room) if room else 0
         room.release()
         self.advance(read)
-        self._read += read
-        if self._is_file:
-            self._is_file = memory.forget(self.fd, self._read)
         return read
 
     def __iter__(self) -> "Iterator[Any]":
@@ -245,6 +245,20 @@ class Receiver(Arrivals):
                 if not self.turn():
                     raise EOFError("the caller went away while the arguments were on their way")
             yield self.arrived.pop()
+
+
+def reader(fd: int) -> "Callable[[memoryview], int]":
+    """What reads from a descriptor; of a file in memory that is given back which has been read."""
+    done = 0
+
+    def read(room: memoryview) -> int:
+        nonlocal done
+        size = posix.readv(fd, [room])
+        done += size
+        memory.forget(fd, done)
+        return size
+
+    return read if posix.fstat(fd).st_mode >> 12 == _REGULAR else lambda room: posix.readv(fd, [room])
 
 
 def send_all(fd: int, pieces: "list[Piece]") -> None:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SPARE = 1 << 18
-_REGULAR = 0o10  # inode(7)
 _ahead: "list[str] | None" = None  # what a process is held to that has been prepared before its call came
 pieces_fd = -1  # the socket or the file that large arguments come by
 current: "Any" = None  # the function this process runs; delivered functions that meet themselves run in place
@@ -210,7 +209,7 @@ def _unpack(box: "list[Any]") -> "Any":
         return rebuild.loads(box.pop())
     from . import bulk
 
-    pieces = iter(bulk.Receiver(pieces_fd, bulk.expected(large), posix.fstat(pieces_fd).st_mode >> 12 == _REGULAR))
+    pieces = iter(bulk.Receiver(bulk.reader(pieces_fd), bulk.expected(large)))
     unpacked = rebuild.loads(box.pop() or next(pieces), pieces)
     posix.close(pieces_fd)
     return unpacked

@@ -76,7 +76,8 @@ class Call:
     @property
     def wants_socket(self) -> bool:
         """Whether it waits for one, to send the large pieces of its answer."""
-        return self.by_socket and not self.asked and self.head == b"" and self.of_record == 0
+        found = self.by_socket and not self.asked and self.head == b"" and self.of_record == 0
+        return found and bool(self.setup["bulk"])
 
     @property
     def returned(self) -> bool:

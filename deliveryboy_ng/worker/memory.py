@@ -43,13 +43,12 @@ def lay_in_huge_pages(view: memoryview) -> None:
         pass  # it works in small ones
 
 
-def forget(fd: int, size: int) -> bool:
-    """Give back the memory of the first bytes of a file that lies there (fallocate(2)); whether that can be."""
+def forget(fd: int, size: int) -> None:
+    """Give back the memory of the first bytes of a file that lies there (fallocate(2))."""
     try:
         system.libc("fallocate", fd, _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, 0, size)
     except OSError:
-        return False
-    return True
+        pass  # so it stays until it is closed
 
 
 def address_of(view: "memoryview | bytearray") -> int:

@@ -147,6 +147,18 @@ def dumps_error(error: BaseException) -> bytes:
     return dumps(error)
 
 
+def more_of(error: BaseException) -> "dict[str, object]":
+    """Class, arguments and attributes of one that pickle makes by calling its class, whose ``__init__`` may want others."""
+    kind = type(error)
+    packed = b""
+    if kind.__reduce__ is BaseException.__reduce__ and isinstance(kind.__init__, FunctionType):
+        try:
+            packed = dumps((kind, error.args, vars(error)))
+        except BaseException:
+            pass  # so it cannot be packed otherwise either
+    return {"bare": packed}
+
+
 # --- functions ----------------------------------------------------------------------------------------------------
 
 
