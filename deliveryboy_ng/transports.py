@@ -11,9 +11,11 @@ import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from .confinement import Confinement
 from .exceptions import DeliveryOptionError
+from .limits import refuse_unknown
 
 __all__ = ["Bubblewrap", "Command", "Local", "Ssh", "Sudo", "Transport", "Unshare", "chain_of"]
 
@@ -25,6 +27,12 @@ class Transport:
     The flags tell what the session has to know of a hop: whether it leads to another file system or host, what its
     pipes can be trusted with, what cannot come after it.
     """
+
+    def __new__(cls, *args: object, **options: object) -> Self:
+        if cls.__module__ == __name__:
+            # Others may take what they like.
+            refuse_unknown(cls, options)
+        return super().__new__(cls)
 
     def wrap(self, argv: Sequence[str]) -> list[str]:
         """The argv that starts *argv* through this transport."""

@@ -28,7 +28,9 @@ from deliveryboy_ng import (
     Local,
     ProtectionUnavailable,
     Receipt,
+    Ssh,
     Sudo,
+    Transport,
     Verdict,
     deliver,
 )
@@ -896,6 +898,17 @@ def test_options_that_are_none_are_the_defaults() -> None:
 def test_unknown_limit_is_refused_with_a_suggestion() -> None:
     with pytest.raises(DeliveryOptionError, match="Limits has no memroy; did you mean memory"):
         Limits(memroy="5M")  # type: ignore[call-arg]
+
+
+def test_unknown_option_of_a_transport_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(DeliveryOptionError, match="Ssh has no prot; did you mean port"):
+        Ssh("host", prot=22)  # type: ignore[call-arg]
+
+    class Own(Transport):
+        def __init__(self, *, anything: int) -> None:
+            self.anything = anything
+
+    assert Own(anything=1).anything == 1
 
 
 def test_handled_interrupt_stays_handled_however_fast(script: Any) -> None:
