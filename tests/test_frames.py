@@ -188,6 +188,26 @@ def test_large_payloads_of_text_may_have_noise_anywhere_between_their_lines(step
     assert heard == (b"noise" + end + b"more") * -(-len(lines) // 7)
 
 
+@given(
+    st.lists(st.integers(600, 300_000), min_size=1, max_size=3),
+    # As long as a line, among others.
+    st.dictionaries(st.integers(0, 900), st.sampled_from([b"noise\n", b"\n", b"=beef<AAAA\n", b"x" * (len(MARK) + 944) + b"\n"])),
+    st.lists(st.integers(1, 300_000), max_size=8),
+)
+def test_blocks_of_text_arrive_whatever_is_between_their_lines_and_wherever_they_are_cut(
+    sizes: list[int], noise: dict[int, bytes], cuts: list[int]
+) -> None:
+    messages = [(frames.REPLY, 1, LARGE[:size]) for size in sizes]
+    lines = narrow_lines(messages)
+    data = b"".join(noise.get(place, b"") + line for place, line in enumerate(lines))
+    decoder = Decoder(NONCE, frames.TO_NEAR)
+    ends = sorted({*(cut for cut in cuts if cut < len(data)), len(data)})
+    events = [event for start, end in itertools.pairwise([0, *ends]) for event in decoder.feed(data[start:end])]
+    assert joined(events) == messages
+    heard = [payload for kind, _, _, payload in events if kind == frames.NOISE]
+    assert heard == [noise[place] for place in sorted(noise) if place < len(lines)]
+
+
 @pytest.mark.parametrize("place", [1, 200, -2])
 @pytest.mark.parametrize("what", ["drop", "double", "swap", "cut", "character"])
 def test_damage_within_a_large_payload_of_text_is_found(place: int, what: str) -> None:
