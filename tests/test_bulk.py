@@ -201,20 +201,18 @@ SIZE = 64 * MEBIBYTE
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("make", [lambda size: b"x" * size, lambda size: numpy.ones(size // 8)], ids=["bytes", "numpy"])
-def test_memory_is_that_of_arguments_and_results(make: Callable[[int], Any], way: str) -> None:
+@pytest.mark.parametrize("make", [lambda: b"x" * SIZE, lambda: numpy.ones(SIZE // 8)], ids=["bytes", "numpy"])
+def test_memory_is_that_of_arguments_and_results(make: Callable[[], Any], way: str) -> None:
     need_answers_by_socket()
-    # Text takes its time.
-    size = SIZE if way == "socket" else SIZE // 2
-    value = make(size)
+    value = make()
     for trust in (True, False):
         run = deliver(transport=WAYS[way], trust=trust, max_reply="1G")(same)
         run(value[:100])
         taken, receipt = most_memory_of(lambda run=run: run.run(value))  # type: ignore[misc]
         assert receipt.ok and len(receipt.value) == len(value)
-        assert size <= taken < size + 0.3 * SIZE
-        assert 0.9 * size <= receipt.usage.max_rss < size + 0.3 * SIZE
-        assert size <= receipt.usage.sent < size + MEBIBYTE and size <= receipt.usage.received < size + MEBIBYTE
+        assert SIZE <= taken < 1.3 * SIZE
+        assert 0.9 * SIZE <= receipt.usage.max_rss < 1.3 * SIZE
+        assert SIZE <= receipt.usage.sent < SIZE + MEBIBYTE and SIZE <= receipt.usage.received < SIZE + MEBIBYTE
 
 
 def test_a_file_that_pieces_come_from_is_given_back_as_it_is_read() -> None:
