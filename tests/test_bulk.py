@@ -380,7 +380,8 @@ import os, signal, sys, threading, time
 from deliveryboy_ng import deliver
 
 data = bytes(400_000)
-wait = deliver(lambda data: time.sleep(30))
+# A signal that comes just before a system call does not keep that from waiting.
+wait = deliver(lambda data: [time.sleep(0.1) for _ in range(300)])
 deliver(len)(data)
 missed = 0
 for number in range(20):
@@ -481,16 +482,22 @@ def test_a_socket_is_its_calls_alone() -> None:
                 assert receipt.value in (b"", None) or receipt.exception is not None
 
 
+def socket_for(size: int) -> socket.socket:
+    """In a call: what its answer's one large piece is to be written to."""
+    answers = socket.socket(fileno=os.dup(3))
+    sizes = b"b%d" % size
+    answers.sendall(b"B" + len(sizes).to_bytes(8, "big") + sizes)
+    return socket.socket(fileno=socket.recv_fds(answers, 1, 1)[1][0])
+
+
 def test_a_socket_that_was_closed_early_is_read_no_more() -> None:
     """Its descriptor's number is another's by then: what that has to say is nobody's answer."""
     opened: list[socket.socket] = []
 
     def leave_early() -> None:
-        answers = socket.socket(fileno=os.dup(3))
-        answers.sendall(b"B" + (8).to_bytes(8, "big") + b"b1000000")
-        _, fds, _, _ = socket.recv_fds(answers, 1, 1)
-        os.write(fds[0], b"some")
-        os.close(fds[0])
+        there = socket_for(1_000_000)
+        there.sendall(b"some")
+        there.close()
         for _ in range(3):
             time.sleep(0.1)
             print("hello", flush=True)
@@ -513,11 +520,9 @@ def test_a_socket_that_was_closed_early_is_read_no_more() -> None:
 
 def test_calls_that_die_while_they_answer_take_nothing_from_others() -> None:
     def dies() -> None:
-        answers = socket.socket(fileno=os.dup(3))
-        answers.sendall(b"B" + (8).to_bytes(8, "big") + b"b1000000")
-        _, fds, _, _ = socket.recv_fds(answers, 1, 1)
-        os.write(fds[0], b"some")
-        os.close(fds[0])
+        there = socket_for(1_000_000)
+        there.sendall(b"some")
+        there.close()
         os._exit(0)
 
     with DeliveryExecutor(4, trust=False) as executor:
@@ -571,16 +576,9 @@ def test_an_answer_comes_but_one_way() -> None:
     """By a socket, and here as well, there would be twice as much."""
 
     def twice(size: int) -> None:
-        answers = socket.socket(fileno=os.dup(3))
-        sizes = b"b%d" % size
-        answers.sendall(b"B" + len(sizes).to_bytes(8, "big") + sizes)
-        _, fds, _, _ = socket.recv_fds(answers, 1, 1)
-        there = socket.socket(fileno=fds[0])
+        there = socket_for(size)
         there.sendall(bytes(size - 1))
-        answers.sendall(b"C" + len(sizes).to_bytes(8, "big") + sizes)
-        answers.sendall(b"P" + size.to_bytes(8, "big") + bytes(size))
-        answers.sendall(b"R" + (3).to_bytes(8, "big") + b"\x80\x05N")
-        os._exit(0)
+        lie((b"C", b"b%d" % size), (b"P", bytes(size)), (b"R", b"\x80\x05N"))
 
     run = deliver(trust=True, max_reply="70M", timeout=30)(twice)
     taken, receipt = most_memory_of(lambda: run.run(SIZE))
