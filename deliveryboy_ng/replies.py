@@ -15,40 +15,13 @@ from .worker import rebuild
 __all__ = ["Data", "Known", "Pickles", "Reader"]
 
 Buffer = bytes | memoryview
-_LARGE = 1 << 20
-_NEWLINE = 10
-
-
-class _File:
-    """Reads memory without a copy of all of it."""
-
-    def __init__(self, data: Buffer) -> None:
-        self._view = memoryview(data)
-        self._at = 0
-
-    def read(self, size: int) -> bytes:
-        found = bytes(self._view[self._at : self._at + size])
-        self._at += len(found)
-        return found
-
-    def readinto(self, room: Any) -> int:
-        found = self._view[self._at : self._at + len(room)]
-        self._at += len(found)
-        room[: len(found)] = found
-        return len(found)
-
-    def readline(self) -> bytes:
-        stop = self._at
-        while stop < len(self._view) and self._view[stop] != _NEWLINE:
-            stop += 1
-        return self.read(stop + 1 - self._at)
 
 
 class _Unpickler(pickle.Unpickler):
     """Puts the caller's own functions and classes where the reply names them by number."""
 
     def __init__(self, data: Buffer, own: Mapping[str, Any], pieces: Iterable[Any] = ()) -> None:
-        super().__init__(io.BytesIO(data) if len(data) < _LARGE else _File(data), buffers=pieces)
+        super().__init__(io.BytesIO(data), buffers=pieces)
         self._own = own
 
     def find_class(self, module: str, name: str) -> Any:

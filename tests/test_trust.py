@@ -26,6 +26,7 @@ from deliveryboy_ng import (
     Bubblewrap,
     CallInterrupted,
     Command,
+    Confinement,
     DeliveryError,
     DeliveryOptionError,
     DeliveryPickleError,
@@ -176,6 +177,12 @@ def test_what_is_no_data_is_named_with_the_ways_out(chain: Any) -> None:
     assert receipt.verdict is Verdict.RETURNED
     with pytest.raises(DeliveryPickleError, match=r"value\['rows'\]\[1\]\[0\] is a .*Plain.*accepts=.*trust=True"):
         receipt.unwrap()
+
+
+def test_whom_one_confines_is_not_to_be_trusted() -> None:
+    with pytest.raises(DeliveryPickleError, match="accepts=") as caught:
+        deliver(confinement=Confinement.strict())(lambda: Plain())()
+    assert "trust=True" not in str(caught.value)
 
 
 def test_data_comes_from_every_version_of_python(other_python: str) -> None:

@@ -20,8 +20,8 @@ Without a reply the process's end says it all: sys.exit(3) and posix._exit(3) bo
 
 STATUS_SIZE = 9
 LONGEST_PREFACE = 1 << 16
-# Of a box: its modules, its body, and what is said of large pieces, which come by themselves.
-MODULES, BODY, LARGE = range(3)
+# A box has its modules, its body, and in this place what is said of large pieces, which come by themselves.
+LARGE = 2
 # Exit codes of the worker's own: it failed itself, or an interrupt came when the function had already returned.
 FAILED = 70
 INTERRUPTED_TOO_LATE = 71
