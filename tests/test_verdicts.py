@@ -849,7 +849,7 @@ def test_shared_pages_of_children_count_once() -> None:
         for _ in range(4):
             if os.fork() == 0:
                 time.sleep(1000)
-        time.sleep(0.5)
+        time.sleep(1.5)  # without limits it is looked at now and then
         return len(kept)
 
     limited = deliver(limits=Limits(memory="100M"))(work).run()
