@@ -330,7 +330,7 @@ class Bubblewrap(Transport):
 class Command(Transport):
     """Any command that runs the command line put behind it: setpriv, nsenter, ``podman exec -i NAME``, srun, ...
 
-    Nothing is assumed of the bytes it passes on, so frames take the narrow way of one kilobyte a line.
+    Nothing is assumed of the bytes it passes on, so all that goes through it is short lines of text.
 
     :param argv: the command and its options
     :param elsewhere: whether what it starts sees another file system; the default interpreter is then ``python3``

@@ -446,7 +446,7 @@ from deliveryboy_ng.worker import frames
 from deliveryboy_ng import packing
 nonce = sys.argv[-1].encode()
 out = sys.stdout.buffer
-out.write(b"=" + nonce + b"<hello 1 %x -%s 0 0\\n" % (sys.hexversion, packing.MAGIC.hex().encode()))
+out.write(b"=" + nonce + b"<hello 1 %x -%s 0 0 -\\n" % (sys.hexversion, packing.MAGIC.hex().encode()))
 out.flush()
 os.read(0, 1)
 encoder = frames.Encoder(nonce, frames.TO_NEAR, "narrow")

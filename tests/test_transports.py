@@ -28,9 +28,11 @@ from deliveryboy_ng import (
     TransportRefused,
     Unshare,
     deliver,
+    session,
 )
 from deliveryboy_ng.hops import Failure, diagnose
 from deliveryboy_ng.transports import chain_of, default_executables, lane_of, wrap
+from deliveryboy_ng.workertext import worker_lines
 
 PYTHON = ["python3", "-c", "print('it''s')"]
 
@@ -337,7 +339,13 @@ os.write(1, {after!r})
     return Command([sys.executable, str(script)])
 
 
-def test_noise_before_between_and_after(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lane", ["narrow", "digits"])
+def test_noise_before_between_and_after(tmp_path: Path, lane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes: list[str] = []
+    if lane == "narrow":
+        monkeypatch.setattr(session, "_this_machine", lambda: "another")
+    monkeypatch.setattr(session, "worker_lines", lambda *words: (lanes.append(words[2]), worker_lines(*words))[1])
+
     def work(data: bytes) -> bytes:
         for n in range(20):
             print("line", n)
@@ -348,7 +356,7 @@ def test_noise_before_between_and_after(tmp_path: Path) -> None:
     receipt = deliver(transport=noisy(tmp_path, NOISE, NOISE))(work).run(data)
     assert receipt.ok, receipt.exception
     assert receipt.value == data[::-1] and receipt.stdout == b"".join(b"line %d\n" % n for n in range(20))
-    assert b"motd" in receipt.noise
+    assert b"motd" in receipt.noise and lanes[-1] == lane
 
 
 def test_excess_output_is_kept_when_asked_for(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 Contract: argv[1] is the session's nonce.  Everything below this docstring is the text behind ``-c``; it is compiled at
 every start, so it is short.  It greets on stdout with one line ::
 
-    =NONCE<hello PROTOCOL HEXVERSION MAGIC TTY SOCKET
+    =NONCE<hello PROTOCOL HEXVERSION MAGIC TTY SOCKET MACHINE
 
-(also on a Python too old to do more, so that the near side can say so), reads from stdin one line and the worker ::
+(also on a Python too old to do more, so that the near side can say so; MACHINE is the kernel's boot_id, or - where it is of no use
+or not to be had), reads from stdin one line and the worker ::
 
     =NONCE>worker ENCODING SIZE INDEX LANE OWN EARLY WORKERS
     SIZE bytes
@@ -24,7 +25,15 @@ try:
 except ImportError:
     m = ""
 s = posix.fstat(0).st_mode >> 12 == 12
-posix.write(1, ("=%s<hello 1 %x -%s %d %d\n" % (n, sys.hexversion, m, posix.isatty(0) or posix.isatty(1), s)).encode())
+b = "-"
+if not s:
+    try:
+        f = posix.open("/proc/sys/kernel/random/boot_id", 0)
+        b = posix.read(f, 36).decode() or b
+        posix.close(f)
+    except OSError:
+        pass
+posix.write(1, ("=%s<hello 1 %x -%s %d %d %s\n" % (n, sys.hexversion, m, posix.isatty(0) or posix.isatty(1), s, b)).encode())
 try:
     import _ctypes, faulthandler, select
 except ImportError:

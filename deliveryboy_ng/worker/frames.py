@@ -2,7 +2,7 @@
 
 Contract: runs on both sides, standard library only, Python 3.8+.
 
-A frame has a kind, the number of its call, a payload, and a flag that says whether more of it follows.  There are three
+A frame has a kind, the number of its call, a payload, and a flag that says whether more of it follows.  There are four
 lanes to carry frames, chosen by the near side from what it knows of the channel:
 
 ``binary``
@@ -17,6 +17,9 @@ lanes to carry frames, chosen by the near side from what it knows of the channel
     What does not fit into a line follows one, which says how much it is, and its CRC-32.  In the wide lane it follows as it
     is.  So a large payload costs no encoding; if somebody adds to it, that is found, and the session is lost.  In the narrow
     lane it follows as base64 in lines of the same look, between which there may be noise as everywhere.
+``digits``
+    the narrow lane where nothing but one machine's pipes is between the two sides: what follows a line is hexadecimal, in
+    lines of four kilobytes, which is half as much again to carry, and a third of the work to write and to read.
 
     The text holds a CRC-32 of what follows it, a sequence number, header and payload.  Whatever stands before, between
     or inside such lines is noise: it is reported as such and never confuses the frames around it.  A line that is
@@ -33,7 +36,7 @@ PROTOCOL = 1
 
 # A pty in canonical mode cuts lines at 4,096 bytes (termios(3)).  A write of at most PIPE_BUF bytes is atomic (pipe(7)):
 # a line written at once is never torn by somebody else who writes to the same pipe.
-LANES = {"narrow": 708, "wide": 3000, "binary": 256 * 1024}
+LANES = {"narrow": 708, "digits": 708, "wide": 3000, "binary": 256 * 1024}
 LONGEST_LINE = PIPE_BUF = 4096
 
 TO_FAR = b">"
@@ -64,9 +67,11 @@ PIECES = 18
 
 _HEADER = 10
 # Of a line's kind: what it tells of follows, as it is or in lines.
-_BLOCK, _LINES = 0x80, 0x40
+_BLOCK, _LINES, _DIGITS = 0x80, 0x40, 0x20
+_FOLLOWS = _BLOCK | _LINES | _DIGITS
 _BLOCK_WIDTH = 256 * 1024
-_CHARACTERS = 944
+# Of a line of such a block, so that as many as can leave in one write.
+_CHARACTERS = {_LINES: 944, _DIGITS: 4076}
 
 
 class FrameError(Exception):
@@ -88,7 +93,9 @@ class Encoder:
         self._width = LANES[lane]
         # On the way back others may write to the same pipe.
         at_once = PIPE_BUF if direction == TO_NEAR else _BLOCK_WIDTH
-        self._characters = at_once // (len(self._mark) + _CHARACTERS + 1) * _CHARACTERS
+        self._form = _DIGITS if lane == "digits" else _LINES
+        self._characters = _CHARACTERS[self._form]
+        self._lines_at_once = at_once // (len(self._mark) + self._characters + 1)
 
     def pieces(self, kind: int, call: int, payload: "Any" = b"") -> "Any":
         """Yield the bytes of one frame piece by piece, so that a large payload is never held twice."""
@@ -105,7 +112,7 @@ class Encoder:
             elif self._lane == "wide":
                 yield b"".join((self._announced(kind | _BLOCK, call, more, view[start:stop]), view[start:stop]))
             else:
-                yield self._announced(kind | _LINES, call, more, view[start:stop])
+                yield self._announced(kind | self._form, call, more, view[start:stop])
                 yield from self._lines(view[start:stop])
             if not more:
                 return
@@ -135,13 +142,11 @@ class Encoder:
         """As many at a time as can leave in one write."""
         import binascii
 
-        text = binascii.b2a_base64(block, newline=False)
-        between = b"\n" + self._mark
-        for start in range(0, len(text), self._characters):
-            stop = min(start + self._characters, len(text))
-            yield b"".join(
-                (self._mark, between.join([text[at : at + _CHARACTERS] for at in range(start, stop, _CHARACTERS)]), b"\n")
-            )
+        text = binascii.b2a_hex(block) if self._form == _DIGITS else binascii.b2a_base64(block, newline=False)
+        width, between = self._characters, b"\n" + self._mark
+        lines = [text[at : at + width] for at in range(0, len(text), width)]
+        for at in range(0, len(lines), self._lines_at_once):
+            yield b"".join((self._mark, between.join(lines[at : at + self._lines_at_once]), b"\n"))
 
 
 def decoder(nonce: bytes, direction: bytes, lane: str) -> "Any":
@@ -196,6 +201,7 @@ class Decoder:
         self._rest = b""
         # Of the block that is coming: the frame, what has come of it, and how many bytes or lines are still to come.
         self._block: "tuple[int, int, bool, int, int]" = (0, 0, False, 0, 0)
+        self._form = self._characters = 0
         self._pieces: "list[bytes]" = []
         self._wanted = self._lines_wanted = self._last_line = 0
 
@@ -253,17 +259,21 @@ class Decoder:
 
     def _take_clean(self, data: bytes, start: int, events: "list[tuple[int, int, bool, bytes]]") -> int:
         """Of a block, all lines that are there if nothing is between them; tells where they end, or 0."""
-        size = len(self._mark)
-        width, there = size + _CHARACTERS + 1, len(data) - start
-        number, characters = self._lines_wanted, (self._lines_wanted - 1) * _CHARACTERS + self._last_line
+        size, long = len(self._mark), self._characters
+        width, there = size + long + 1, len(data) - start
+        number, characters = self._lines_wanted, (self._lines_wanted - 1) * long + self._last_line
         if number * (size + 1) + characters > there:
             number = min(number - 1, there // width)
-            characters = number * _CHARACTERS
+            characters = number * long
         stop = start + number * (size + 1) + characters
         if not number or data[stop - 1 : stop] != b"\n" or not data.startswith(self._mark, start):
             return 0
-        text = data[start + size : stop - 1].replace(b"\n" + self._mark, b"")
-        if len(text) != characters:
+        # Where each line begins is known, so nothing is searched for.
+        ends = range(start + width - 1, stop - 1, width)
+        if not {data[at : at + size + 1] for at in ends} <= {b"\n" + self._mark}:
+            return 0
+        text = b"".join([data[at - long : at] for at in ends] + [data[start + (number - 1) * width + size : stop - 1]])
+        if b"\n" in text:
             return 0
         self._take_text(text, number, events)
         return stop
@@ -272,9 +282,9 @@ class Decoder:
         import binascii
 
         try:
-            self._pieces.append(binascii.a2b_base64(text))
+            self._pieces.append(binascii.a2b_hex(text) if self._form == _DIGITS else binascii.a2b_base64(text))
         except binascii.Error:
-            raise FrameError("lines are not base64: %r" % text[:80]) from None
+            raise FrameError("lines are no %s: %r" % ("digits" if self._form == _DIGITS else "base64", text[:80])) from None
         self._lines_wanted -= lines
         if not self._lines_wanted:
             self._finish_block(b"".join(self._pieces), events)
@@ -286,7 +296,7 @@ class Decoder:
         if len(lines) > self._lines_wanted:
             end -= len(lines.pop()) + 1
         size = len(self._mark)
-        text = [line[size:] for line in lines if line.startswith(self._mark)]
+        text = [line[size:].rstrip(b"\r") for line in lines if line.startswith(self._mark)]
         if len(text) < len(lines):
             text = [found for found in [self._text_of(line + b"\n", events) for line in lines] if found is not None]
         self._take_text(b"".join(text), len(text), events)
@@ -316,19 +326,21 @@ class Decoder:
             events.append((HELLO, 0, False, body))
             return
         kind, call, more, payload = self._frame(body)
-        if not kind & (_BLOCK | _LINES):
+        self._form = kind & _FOLLOWS
+        if not self._form:
             events.append((kind, call, more, payload))
             return
         size, check = int.from_bytes(payload[:4], "big"), int.from_bytes(payload[4:], "big")
-        if len(payload) != 8 or not 0 < size <= _BLOCK_WIDTH:
+        if len(payload) != 8 or not 0 < size <= _BLOCK_WIDTH or self._form & (self._form - 1):
             raise FrameError("no block: %r" % payload[:80])
-        self._block = kind & ~(_BLOCK | _LINES), call, more, size, check
-        if kind & _BLOCK:
+        self._block = kind & ~_FOLLOWS, call, more, size, check
+        if self._form == _BLOCK:
             self._wanted = size
         else:
-            characters = 4 * -(-size // 3)
-            self._lines_wanted = -(-characters // _CHARACTERS)
-            self._last_line = characters - (self._lines_wanted - 1) * _CHARACTERS
+            characters = 2 * size if self._form == _DIGITS else 4 * -(-size // 3)
+            self._characters = _CHARACTERS[self._form]
+            self._lines_wanted = -(-characters // self._characters)
+            self._last_line = characters - (self._lines_wanted - 1) * self._characters
 
     def _frame(self, body: bytes) -> "tuple[int, int, bool, bytes]":
         import binascii
