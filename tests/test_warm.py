@@ -512,12 +512,15 @@ class Trap:
         vars(self).update(state)
 
 
-def test_what_happens_in_the_dispatchers_thread_harms_one_call_only() -> None:
+def test_what_happens_in_the_dispatchers_thread_harms_one_call_only(tmp_path: Path) -> None:
+    pipe, gate = tmp_path / "pipe", tmp_path / "gate"
+    os.mkfifo(pipe)
     with DeliveryExecutor(2) as executor:
         beside = executor.submit(time.sleep, 0.5)
         trapped = executor.submit(Trap, os.getpid())
         assert isinstance(trapped.exception(10), SystemExit) and beside.result(10) is None
-        executor.submit(add, 1).add_done_callback(lambda delivery: sys.exit(1))
+        executor.submit(pipe.read_text).add_done_callback(lambda delivery: sys.exit(1))
+        pipe.write_text("")
         assert [executor.submit(add, n).result(10) for n in range(3)] == [1, 2, 3]
         verdicts: list[Any] = []
 
@@ -527,9 +530,11 @@ def test_what_happens_in_the_dispatchers_thread_harms_one_call_only() -> None:
             return await delivery
 
         assert asyncio.run(wait()) == 2 and conftest.wait_until(lambda: verdicts == [Verdict.RETURNED])
-    with DeliveryExecutor(2, transport="/bin/false") as executor:
+    failing = ["sh", "-c", f"until [ -e {gate} ]; do sleep 0.01; done; exit 1", "sh"]
+    with DeliveryExecutor(2, transport=Command(failing)) as executor:
         futures = [executor.submit(add, n) for n in range(3)]
         futures[0].add_done_callback(lambda delivery: sys.exit(1))
+        gate.touch()
         assert all(isinstance(future.exception(10), DeliveryError) for future in futures)
 
 
