@@ -28,6 +28,7 @@ from deliveryboy_ng import (
     CallDied,
     CallTimeout,
     Confinement,
+    Command,
     ConnectionLost,
     CpuLimitExceeded,
     DeliveryError,
