@@ -367,9 +367,8 @@ def _umask() -> int:
 
 
 def _locale_variables() -> dict[str, str | None]:
-    names = [name for name in os.environ if name in _LOCALE_NAMES]
     # The transport was given a LANGUAGE of ours.
-    return {"LANGUAGE": None, **{name: os.environ[name] for name in names}}
+    return {"LANGUAGE": None, **{name: os.environ[name] for name in _LOCALE_NAMES if name in os.environ}}
 
 
 def _locale() -> str:

@@ -72,6 +72,7 @@ class Wire:
         self._sending: deque[Iterator[bytes]] = deque()
         self._unsent = memoryview(b"")
         self._held: _Accompanied | None = None
+        self._waits_for_room = False
         self._passing: list[int] = []
         self._stderr = bytearray()
         self._lock = threading.RLock()
@@ -152,8 +153,6 @@ class Wire:
     def send(self, pieces: Iterator[bytes]) -> None:
         """Queue bytes, which are made only as fast as the process takes them."""
         self._sending.append(pieces)
-        if "stdin" in self._fds:
-            self._poll.register(self._fds["stdin"], select.POLLOUT)
 
     def lend(
         self,
@@ -188,7 +187,9 @@ class Wire:
             pass
 
     def pump(self, seconds: float | None) -> bool:
-        """One turn of waiting, reading and writing; false if nothing happened in time."""
+        """One turn of writing, waiting and reading; false if nothing happened in time."""
+        if self._sending and not self._waits_for_room:
+            self._write()
         found = self._poll.poll(None if seconds is None else min(seconds * 1000, LONGEST_POLL))
         names = {fd: name for name, fd in self._fds.items()}
         for fd, _ in found:
@@ -245,12 +246,14 @@ class Wire:
         return bool(data)
 
     def _write(self) -> None:
+        if "stdin" not in self._fds:
+            return
         try:
             while True:
                 if not self._unsent:
                     piece = self._held or self._next_piece()
                     if piece is None:
-                        self._poll.unregister(self._fds["stdin"])
+                        self._wait_for_room(False)
                         return
                     if isinstance(piece, _Accompanied):
                         self._held = piece
@@ -266,12 +269,19 @@ class Wire:
                 self.written += written
                 self._unsent = self._unsent[written:]
         except BlockingIOError:
-            return
+            self._wait_for_room(True)
         except OSError:
             # A broken pipe is no news: the end of stdout follows, with the reason on stderr.
             self._sending.clear()
             self._held, self._unsent = None, memoryview(b"")
             self._close("stdin")
+
+    def _wait_for_room(self, waits: bool) -> None:
+        if waits and not self._waits_for_room:
+            self._poll.register(self._fds["stdin"], select.POLLOUT)
+        elif self._waits_for_room and not waits:
+            self._poll.unregister(self._fds["stdin"])
+        self._waits_for_room = waits
 
     def _next_piece(self) -> bytes | None:
         while self._sending:

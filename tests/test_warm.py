@@ -1096,8 +1096,8 @@ import os, signal, sys, threading, time
 from deliveryboy_ng import DeliveryExecutor
 
 def wait(deaf):
-    os.write(1, b"begun\\n")
     try:
+        os.write(1, b"begun\\n")
         time.sleep(100)
     except KeyboardInterrupt:
         print("interrupted", flush=True)
