@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 # The typing module costs a third of a bare start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,3 +136,11 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+_frames = sys.modules.get(f"{__name__}.worker.frames")
+if _frames is not None and __version__ != _frames.VERSION:
+    # The far side of a call that another version of this library has sent, whose worker came with it: they do not fit together.
+    from .worker import standin as _standin
+
+    _standin.take_the_place_of(sys.modules[__name__])

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 PROTOCOL = 1
+# Of the library that all this belongs to: a call that delivers further uses what is installed where it runs.
+VERSION = "1.0.0.dev0"
 
 # A pty in canonical mode cuts lines at 4,096 bytes (termios(3)).  A write of at most PIPE_BUF bytes is atomic (pipe(7)):
 # a line written at once is never torn by somebody else who writes to the same pipe.

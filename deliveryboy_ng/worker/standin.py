@@ -3,8 +3,8 @@
 Contract: far side, standard library only, Python 3.8+.  A module that travels may import the library and decorate its
 functions, though the library is not installed here.  Delivered functions arrive as :class:`Runner`; met while it is
 itself being run (recursion), such a function runs in place.  Any other delivered function is really delivered, from here
-on, if the library is installed here; otherwise calling it raises RuntimeError: running it in place, with other rights
-than it asks for, would be a wrong answer.
+on, if the library is installed here, in the same version; otherwise calling it raises RuntimeError: running it in place, with other
+rights than it asks for, would be a wrong answer.
 """
 
 import sys
@@ -64,17 +64,25 @@ class Runner:
         return self._real()(*args, **kwargs)
 
     def _real(self) -> "Any":
+        from . import frames
+
         try:
             import deliveryboy_ng
 
-            # The stand-in has no version.
-            available = bool(deliveryboy_ng.__version__ and self._options)
+            # The stand-in has none.
+            version = deliveryboy_ng.__version__
         except (ImportError, SyntaxError, AttributeError):
-            available = False
-        if not available:
+            version = ""
+        if version != frames.VERSION or not self._options:
             raise RuntimeError(
-                "the delivered function %s was called on the far side, where deliveryboy_ng is not installed; "
-                "install it there, or call %s.local(...) to run it in place" % (self.__name__, self.__name__)
+                "the delivered function %s was called on the far side, where deliveryboy_ng %sis not installed%s; "
+                "install it there, or call %s.local(...) to run it in place"
+                % (
+                    self.__name__,
+                    frames.VERSION + " " if version else "",
+                    ", but " + version if version else "",
+                    self.__name__,
+                )
             )
         import _pickle
 
@@ -85,7 +93,9 @@ class Runner:
 
 
 def _refuse(*args: object, **kwargs: object) -> "Any":
-    raise RuntimeError("deliveryboy_ng is not installed on the far side; only its decorator can be used here")
+    raise RuntimeError(
+        "deliveryboy_ng is not installed on the far side, or in another version; only its decorator can be used here"
+    )
 
 
 class _Names(type):
@@ -134,6 +144,16 @@ class Loader:
         module.__getattr__ = stand_in
         module.deliver = module.DeliveryBoyDecorator = deliver
         module.DeliveryBoy = Runner
+
+
+def take_the_place_of(module: "Any") -> None:
+    """Make the library's module, which is being imported here, what it would be if it were not installed.
+
+    Called by other versions of the library than the one that this worker is of.
+    """
+    module.__path__ = []
+    module.__loader__ = Loader()
+    module.__loader__.exec_module(module)
 
 
 def refuse(module: str, name: str) -> None:
