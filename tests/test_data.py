@@ -187,7 +187,8 @@ def _lists(value: Any) -> list[Any]:
         numpy.array([1.5], numpy.longdouble),
         numpy.array(["2020-02-03", "NaT"], "M8[D]"),
         numpy.array([5], "m8[25us]"),
-        numpy.array([5], "m8"),
+        # To make one of numbers is deprecated from numpy 2.5 on.
+        numpy.array([5]).view("m8"),
     ],
     ids=str,
 )
