@@ -71,7 +71,7 @@ class Reply:
     :ivar needed: bytes that came or were announced, where that is more than may come
     """
 
-    def __init__(self, most: int, streams: bool = False) -> None:
+    def __init__(self, most: int, streams: bool) -> None:
         """:param streams: whether items may come before the last record"""
         self.applied: tuple[str, ...] = ()
         self.items: deque[bytes] = deque()

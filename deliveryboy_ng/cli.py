@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,7 +86,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     show.set_defaults(run=run)
     arguments: Any = parser.parse_args(argv)
     return int(arguments.run(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import seccomp
 from .exceptions import DeliveryOptionError
-from .limits import Limits, parse_seconds, parse_size, refuse_unknown
+from .limits import Limits, parse_seconds, parse_size, plain, refuse_unknown
 from .worker.confine import CAPABILITIES
 from .worker.namespaces import KINDS
 
@@ -199,7 +199,7 @@ def _path(name: str, value: Any) -> str:
         raise DeliveryOptionError(f"Confinement: {name}: {value!r} is no path") from None
     if not os.path.isabs(path) or "\0" in path:
         raise DeliveryOptionError(f"Confinement: {name}: {value!r} must be an absolute path, such as {os.path.abspath('x')!r}")
-    return path
+    return plain(path)
 
 
 def _size(value: object) -> int:
@@ -221,12 +221,12 @@ def _names(name: str, value: object, known: tuple[str, ...]) -> tuple[str, ...]:
             near = difflib.get_close_matches(str(each), known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise DeliveryOptionError(f"Confinement: {name}: {each!r} is unknown; {hint}")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(map(plain, found)))
 
 
 def _variables(value: object) -> tuple[str, ...]:
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         names = tuple(value)
         if all(isinstance(name, str) and name and "=" not in name and "\0" not in name for name in names):
-            return names
+            return tuple(map(plain, names))
     raise DeliveryOptionError(f"Confinement: env must be names of environment variables, not {value!r}")

@@ -45,9 +45,12 @@ class Runner(Generic[P, R]):
         if not callable(func) and not isinstance(func, (classmethod, staticmethod)):
             raise DeliveryOptionError(f"only what can be called can be delivered, not {func!r}")
         functools.update_wrapper(self, func)
+        # What is delivered once more has these of its own.
+        vars(self).pop("_executor", None)
         self.__wrapped__ = func
         self.options = options if options is not None else Options()
         self._bound = _bound
+        self._unbound: Runner[Any, Any] = self
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function over there.
@@ -57,7 +60,7 @@ class Runner(Generic[P, R]):
         :raises BaseException: what it raised
         :raises DeliveryError: if it could not be sent, run or brought back
         """
-        if call_process.current is not None and call_process.current is self._function:
+        if self.runs_here:
             return self.local(*args, **kwargs)
         journey = self._journey(args, kwargs)
         if journey.is_stream:
@@ -68,6 +71,16 @@ class Runner(Generic[P, R]):
         if self.options.asynchronous:
             return journey.leave()  # type: ignore[return-value]
         return journey.travel().unwrap()  # type: ignore[no-any-return]
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this process is a call of the function: what calls itself over there runs in place."""
+        return call_process.current is not None and call_process.current is self._function
+
+    @property
+    def streams(self) -> bool:
+        """Whether it is a generator function, whose items come as they are made."""
+        return inspect.isgeneratorfunction(self._function)
 
     def local(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function in this process."""
@@ -147,9 +160,11 @@ class Runner(Generic[P, R]):
         return mapping.amap(executor, self, iterables, ordered, return_exceptions)
 
     def _warm(self) -> DeliveryExecutor:
-        """The executor that asyncio's calls of this runner share."""
+        """The executor that asyncio's calls of this runner share, with those of all that are bound from it."""
         from .executor import DeliveryExecutor
 
+        if self._unbound is not self:
+            return self._unbound._warm()
         executor = vars(self).get("_executor")
         if executor is None:
             with _making_executors:
@@ -161,7 +176,7 @@ class Runner(Generic[P, R]):
 
     def _refuse_generators(self) -> None:
         self._refuse_asynchronous_generators()
-        if inspect.isgeneratorfunction(self._function):
+        if self.streams:
             raise DeliveryOptionError(f"{self!r} is a generator: call it, and iterate over what it makes as it is made")
 
     def with_options(self, **options: Any) -> Runner[P, R]:
@@ -183,10 +198,15 @@ class Runner(Generic[P, R]):
     @overload
     def __get__(self: Runner[Concatenate[S, Q], R], instance: S, owner: type | None = None) -> Runner[Q, R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        # Builtin functions do not bind, so neither do they when they are delivered.
-        if instance is None or not hasattr(type(self.__wrapped__), "__get__"):
+        # Builtin functions do not bind, and what is bound does not bind again; so neither do they when they are delivered.
+        if instance is None or self._bound or not hasattr(type(self.__wrapped__), "__get__"):
             return self
-        return Runner(self.__wrapped__, self.options, (instance,))
+        return self._bound_to(instance)
+
+    def _bound_to(self, instance: Any) -> Runner[Any, Any]:
+        bound: Runner[Any, Any] = Runner(self.__wrapped__, self.options, (instance,))
+        bound._unbound = self
+        return bound
 
     def __repr__(self) -> str:
         from .session import describe
@@ -213,10 +233,9 @@ class Runner(Generic[P, R]):
         args = (*self._bound, *args)
         _check_arguments(self._function, args, kwargs)
         self._refuse_asynchronous_generators()
-        streams = inspect.isgeneratorfunction(self._function)
-        if streams and self.options.asynchronous:
+        if self.streams and self.options.asynchronous:
             raise DeliveryOptionError(f"{self!r} is a generator, which nobody would iterate over with asynchronous=True")
-        return Journey(self._function, args, kwargs, self.options, output, is_stream=streams)
+        return Journey(self._function, args, kwargs, self.options, output, is_stream=self.streams)
 
     def _refuse_asynchronous_generators(self) -> None:
         if inspect.isasyncgenfunction(self._function):
@@ -259,7 +278,7 @@ class UnboundRunner(Runner[P, R]):
     def __get__(self, instance: Any, owner: type | None = None) -> Runner[P, R]:
         if isinstance(self.__wrapped__, staticmethod):
             return self
-        return Runner(self.__wrapped__, self.options, (owner if owner is not None else type(instance),))
+        return self._bound_to(owner if owner is not None else type(instance))
 
 
 def runner_of(func: Any, options: Options) -> Runner[Any, Any]:
@@ -394,7 +413,7 @@ class DeliveryBoy:
         self.asynchronous = params.pop("async", asynchronous)
         self.discard_excess = discard_excess
         self._last = threading.local()
-        self._runner()
+        self.runner()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "async":
@@ -408,7 +427,7 @@ class DeliveryBoy:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "params":
             raise AttributeError(name)
-        return getattr(self._runner().options, name)
+        return getattr(self.runner().options, name)
 
     @property
     def inbox(self) -> DeliveryBox:
@@ -419,11 +438,11 @@ class DeliveryBoy:
         return getattr(self._last, "outbox", None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        runner = self._runner()
+        runner = self.runner()
         inbox, outbox = DeliveryBox(), DeliveryBox()
         inbox.func, inbox.args, inbox.kwargs = self.func, args, kwargs
         self._last.inbox, self._last.outbox = inbox, None
-        if self.asynchronous:
+        if self.asynchronous or runner.runs_here or runner.streams:
             return runner(*args, **kwargs)
         journey = runner._journey(args, kwargs)
         inbox.modules = {entry.name for entry in journey.box.manifest}
@@ -439,9 +458,10 @@ class DeliveryBoy:
     @staticmethod
     def __deliveryboy_reduce__(boy: DeliveryBoy) -> tuple[Any, ...]:
         """As any delivered function, one that another function refers to."""
-        return Runner.__deliveryboy_reduce__(boy._runner())
+        return Runner.__deliveryboy_reduce__(boy.runner())
 
-    def _runner(self) -> Runner[Any, Any]:
+    def runner(self) -> Runner[Any, Any]:
+        """The function with the options that the attributes say now."""
         options = {
             **self.params,
             "transport": self.transport,

@@ -84,13 +84,17 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         :param timeout: seconds to wait
         :raises TimeoutError: if the call has not ended by then
         :raises DeliveryError: if the call could not begin, or was cancelled before it did
+        :raises BaseException: what the receiver of its output raised
         """
         if not self._over.wait(timeout):
             raise TimeoutError(f"{self.name} has not ended within {timeout:g} seconds")
         with self._condition:
             conclude, self._conclude = self._conclude, None
             if conclude is not None:
-                self._receipt = conclude()
+                try:
+                    self._receipt = conclude()
+                except BaseException as problem:
+                    self._problem = problem
         if self._receipt is None:
             raise self._problem or CallCancelled(f"{self.name} was cancelled before it began")
         return self._receipt

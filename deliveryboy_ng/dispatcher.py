@@ -28,7 +28,7 @@ from .session import Greeting, Session
 
 __all__ = ["Dispatcher"]
 
-_SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.1, 10.0
+_SHORTEST_BACKOFF, _LONGEST_BACKOFF, _MOST_DOUBLINGS = 0.1, 10.0, 10
 
 _live: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
@@ -43,9 +43,9 @@ class Dispatcher:
         self,
         options: Options,
         workers: int,
-        idle_timeout: float | None = None,
-        retries: int = 0,
-        template: Callable[[], Journey] | None = None,
+        idle_timeout: float | None,
+        retries: int,
+        template: Callable[[], Journey] | None,
     ) -> None:
         """:param options: those of the session, resolved
 
@@ -57,6 +57,7 @@ class Dispatcher:
         self._retries = retries
         self._template = template
         self._kit = kit_of(options, workers, template is not None)
+        self._is_closing = False
         self._begin_anew()
         _live.add(self)
 
@@ -72,7 +73,6 @@ class Dispatcher:
         self._session: Session | None = None
         self._greeting: Greeting | None = None
         self._requests: deque[str] = deque()
-        self._is_closing = False
         self._losses = 0
         self._open_at = -math.inf
         self._idle_since = math.inf
@@ -219,7 +219,7 @@ class Dispatcher:
                 raise CallCancelled("cancelled before it began")
         if base.over or base.ending.reply.status != b"R":
             session.see_through(base)
-            receipt = journey.conclude(session, greeting, base)
+            receipt = journey.conclude(session, greeting, base.ending, base.parcel.size)
             failed = InitializerFailed(f"{journey.name} of the session failed: {receipt.exception!r:.500}")
             failed.__cause__, failed.receipt = receipt.exception, receipt
             raise failed
@@ -276,9 +276,13 @@ class Dispatcher:
         if exchange.answered:
             self._losses = 0
         if delivery.done() and exchange.answered and not delivery.cancelled():
-            delivery.journey.finish()
+            journey = delivery.journey
+            journey.finish()
+            journey.let_go()
             self._known.discard(delivery)
-            delivery.settle_later(functools.partial(delivery.journey.conclude, session, self._greeting, exchange))
+            delivery.settle_later(
+                functools.partial(journey.conclude, session, self._greeting, exchange.ending, exchange.parcel.size)
+            )
             return
         lost = exchange.ending.lost is not None
         if not lost:
@@ -289,7 +293,7 @@ class Dispatcher:
             self._waiting.appendleft(delivery)
             return
         try:
-            receipt = delivery.journey.conclude(session, self._greeting, exchange)
+            receipt = delivery.journey.conclude(session, self._greeting, exchange.ending, exchange.parcel.size)
         except BaseException as problem:
             self._settle(delivery, None, problem)
         else:
@@ -299,7 +303,8 @@ class Dispatcher:
         """What is lost again and again is opened again ever later."""
         self._losses += 1
         if self._losses > 1:
-            self._open_at = time.monotonic() + min(_LONGEST_BACKOFF, _SHORTEST_BACKOFF * 2 ** (self._losses - 2))
+            doubled = min(self._losses - 2, _MOST_DOUBLINGS)
+            self._open_at = time.monotonic() + min(_LONGEST_BACKOFF, _SHORTEST_BACKOFF * 2**doubled)
 
     def _drop_session(self) -> None:
         session, self._session, self._base = self._session, None, None

@@ -111,6 +111,7 @@ class Exchange:
     :ivar answered: whether the function has returned, and nothing else can be made of that any more
     :ivar taken: bytes that the transport had taken when it was last looked at
     :ivar lent: what large pieces go or come by
+    :ivar asked: how often the far side has asked for that
     """
 
     number: int
@@ -123,6 +124,7 @@ class Exchange:
     answered: bool = False
     over: bool = False
     lent: list[Lent] = field(default_factory=list)
+    asked: int = 0
 
 
 def _extended(deadline: float, seconds: float, most: float) -> float:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from . import modules
-from .core import Runner
+from .core import DeliveryBoy, Runner
 from .delivery import Delivery
 from .dispatcher import Dispatcher
 from .exceptions import DeliveryOptionError
@@ -100,6 +100,8 @@ class DeliveryExecutor(concurrent.futures.Executor):
         for name in ("asynchronous", "keep_children"):
             if getattr(self.options, name):
                 raise DeliveryOptionError(f"{name} needs a call of its own: a session's processes end with it")
+        if not self.options.discard_excess:
+            raise DeliveryOptionError("discard_excess=False needs a call of its own: of a session's noise nobody knows whose it is")
         if max_workers is None:
             max_workers = os.cpu_count() or 1
         _check(max_workers, retries, idle_timeout)
@@ -136,26 +138,25 @@ class DeliveryExecutor(concurrent.futures.Executor):
         self._dispatcher.add(delivery)
         return delivery
 
-    @staticmethod
-    def _refuse_generators(fn: Any) -> None:
-        func = fn._function if isinstance(fn, Runner) else fn
-        if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
-            raise DeliveryOptionError(f"{fn!r} is a generator, and an executor's calls do not stream; deliver it, and call that")
-
     def _journey(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Journey:
+        func, bound, options = self._parts_of(fn.func if isinstance(fn, Each) else fn)
         if isinstance(fn, Each):
             # In one process for all: with the function's own options, as alone.
-            journey = self._journey(fn.func, (), {})
-            function = functools.partial(journey.func, *journey.args) if journey.args else journey.func
-            return Journey(Each(function), args, kwargs, journey.options, is_resolved=True, shares_state=self._shares_state)
-        self._refuse_generators(fn)
-        if not isinstance(fn, Runner):
-            return Journey(fn, args, kwargs, self._resolved, is_resolved=True, shares_state=self._shares_state)
-        options = self._merged.get(fn)
+            func, bound = Each(functools.partial(func, *bound) if bound else func), ()
+        return Journey(func, (*bound, *args), kwargs, options, is_resolved=True, shares_state=self._shares_state)
+
+    def _parts_of(self, fn: Any) -> tuple[Any, tuple[Any, ...], Options]:
+        """The function itself, what it is bound to, and its options."""
+        runner = fn.runner() if isinstance(fn, DeliveryBoy) else fn
+        func, bound = (runner._function, runner._bound) if isinstance(runner, Runner) else (fn, ())
+        if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+            raise DeliveryOptionError(f"{fn!r} is a generator, and an executor's calls do not stream; deliver it, and call that")
+        if not isinstance(runner, Runner):
+            return func, bound, self._resolved
+        options = self._merged.get(runner)
         if options is None:
-            options = self._merged[fn] = self._merge(fn)
-        args = (*fn._bound, *args)
-        return Journey(fn._function, args, kwargs, options, is_resolved=True, shares_state=self._shares_state)
+            options = self._merged[runner] = self._merge(runner)
+        return func, bound, options
 
     def _merge(self, fn: Runner[Any, Any]) -> Options:
         own = {
@@ -200,7 +201,7 @@ class DeliveryExecutor(concurrent.futures.Executor):
         if chunksize == 1:
             starts: Iterator[Delivery[Any]] = (self.submit(fn, *item) for item in items)
         else:
-            each: Callable[..., Any] = Each(fn)
+            each: Any = Each(fn)
             starts = (self.submit(each, chunk) for chunk in _chunks(items, chunksize))
         ahead = deque(itertools.islice(starts, None if buffersize is None else -(-buffersize // chunksize)))
         results = _results(ahead, iter(()) if buffersize is None else starts, until)
@@ -284,14 +285,11 @@ class Start:
 
 
 class Each:
-    """A function that is called for each item of a chunk, in one process."""
+    """A function that is called for each item of a chunk, in one process; over there, where it is reconstructors.Each."""
 
     def __init__(self, func: Callable[..., Any]) -> None:
         self.func = func
         self.__qualname__ = getattr(func, "__qualname__", type(func).__qualname__)
-
-    def __call__(self, chunk: Iterable[tuple[Any, ...]]) -> list[Any]:
-        return [self.func(*item) for item in chunk]
 
     @staticmethod
     def __deliveryboy_reduce__(each: Each) -> tuple[Any, ...]:

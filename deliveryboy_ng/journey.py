@@ -93,7 +93,7 @@ class Journey:
                     session.close()
             finally:
                 self.box.let_go()
-        receipt = self.conclude(session, greeting, exchange)
+        receipt = self.conclude(session, greeting, exchange.ending, exchange.parcel.size)
         if self.is_interrupted(receipt, exchange.ending):
             raise KeyboardInterrupt from receipt.exception
         return receipt
@@ -151,18 +151,27 @@ class Journey:
     def finish(self) -> None:
         """Nothing more will come."""
         self._ended = self._ended or time.monotonic()
-        self._sink.finish()
+        try:
+            self._sink.finish()
+        except BaseException as problem:
+            self._problem = self._problem or problem
 
-    def conclude(self, session: Session, greeting: Greeting, exchange: Exchange) -> Receipt:
+    def let_go(self) -> None:
+        """Its value is known; what was sent for it, and is not needed for the receipt, may be large."""
+        self.func, self.args, self.kwargs = None, (), {}
+        self._ready = (b"", False, None)
+        del self.box
+
+    def conclude(self, session: Session, greeting: Greeting, ending: Ending, sent: int) -> Receipt:
         """The receipt of a call that is over.
 
+        :param sent: bytes of its parcel
         :raises BaseException: what the receiver of its output raised
         """
         self.finish()
         if self._problem is not None:
             raise self._problem
-        parcel = exchange.parcel
-        return self._receipt(session, greeting, exchange.ending, parcel.size)
+        return self._receipt(session, greeting, ending, sent)
 
     def is_interrupted(self, receipt: Receipt, ending: Ending) -> bool:
         """Whether there was a Ctrl-C which the function has not dealt with itself."""

@@ -10,10 +10,12 @@ from typing import Any
 
 from .exceptions import DeliveryOptionError
 
-__all__ = ["Limits", "parse_seconds", "parse_size", "refuse_unknown"]
+__all__ = ["LONGEST", "Limits", "parse_seconds", "parse_size", "plain", "refuse_unknown"]
 
 _LARGEST = 1 << 62
-_LONGEST = 1_000_000_000
+LONGEST = 1_000_000_000
+"""Seconds that anything may take."""
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -24,7 +26,7 @@ def parse_size(name: str, value: object) -> int:
     :raises DeliveryOptionError: for anything else
     """
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST:
-        return value
+        return int(value)
     if isinstance(value, str):
         match = _SIZE.fullmatch(value.strip())
         if match and float(match[1]) * _UNITS[(match[2] or "").lower()] <= _LARGEST:
@@ -32,6 +34,11 @@ def parse_size(name: str, value: object) -> int:
     raise DeliveryOptionError(
         f'{name} must be a size: a number of bytes up to 2**62 or text such as "64K", "512M", "2G", not {value!r}'
     )
+
+
+def plain(text: str) -> str:
+    """The text as a str and nothing else: members of enumerations and other kinds of str do not travel as what they are."""
+    return str.__str__(text)
 
 
 def refuse_unknown(kind: type, names: Iterable[str]) -> None:
@@ -48,7 +55,7 @@ def refuse_unknown(kind: type, names: Iterable[str]) -> None:
 
 def _count(name: str, value: object, least: int = 0) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and least <= value <= _LARGEST:
-        return value
+        return int(value)
     raise DeliveryOptionError(f"{name} must be a whole number from {least} to 2**62, not {value!r}")
 
 
@@ -140,14 +147,14 @@ class Limits:
 
 def parse_seconds(name: str, value: object) -> float:
     """:raises DeliveryOptionError: if it is no number of seconds above 0"""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _LONGEST:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= LONGEST:
         return float(value)
-    raise DeliveryOptionError(f"{name} must be a number of seconds above 0 and up to {_LONGEST:,}, not {value!r}")
+    raise DeliveryOptionError(f"{name} must be a number of seconds above 0 and up to {LONGEST:,}, not {value!r}")
 
 
 def _niceness(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and -20 <= value <= 19:
-        return value
+        return int(value)
     raise DeliveryOptionError(f"Limits: nice must be a whole number from -20 to 19, not {value!r}")
 
 
@@ -157,7 +164,7 @@ def _processors(value: object) -> tuple[int, ...]:
         if numbers and all(
             isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 16 for number in numbers
         ):
-            return tuple(sorted(set(numbers)))
+            return tuple(sorted(set(map(int, numbers))))
         value = numbers
     raise DeliveryOptionError(f"Limits: cpu_affinity must be numbers of processors, such as [0, 1], not {value!r}")
 
@@ -180,7 +187,7 @@ def _checked_rlimits(rlimits: Mapping[int, tuple[int, int]]) -> dict[int, tuple[
             or not all(isinstance(value, int) and -1 <= value <= _LARGEST for value in pair)
         ):
             raise DeliveryOptionError(f"Limits: rlimits must be {{resource.RLIMIT_X: (soft, hard)}}, not {{{number!r}: {pair!r}}}")
-    return dict(rlimits)
+    return {int(number): (int(soft), int(hard)) for number, (soft, hard) in rlimits.items()}
 
 
 def _limits(values: dict[str, object]) -> Limits:

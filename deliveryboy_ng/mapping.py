@@ -75,27 +75,28 @@ async def amap(
 
     items = _zipped(iterables)
     under_way: deque[asyncio.Future[Any]] = deque()
-
-    async def refill() -> None:
-        while len(under_way) < executor.max_workers * _AHEAD:
-            item = await anext(items, None)
-            if item is None:
-                return
-            under_way.append(asyncio.wrap_future(executor.submit(func, *item)))
-
+    # The next item, which may take its time: nobody's result waits for it.
+    coming: asyncio.Future[Any] | None = asyncio.ensure_future(anext(items, None))
     try:
-        await refill()
-        while under_way:
+        while coming is not None or under_way:
+            waits = coming is not None and len(under_way) < executor.max_workers * _AHEAD
+            next_ones = [under_way[0]] if ordered and under_way else list(under_way)
             # Until it is done it stays with those that are cancelled should the wait be.
-            done, _ = await asyncio.wait([under_way[0]] if ordered else under_way, return_when=asyncio.FIRST_COMPLETED)
-            future = next(each for each in under_way if each in done)
-            under_way.remove(future)
-            if future.exception() is None:
-                await refill()
-            yield _outcome(future, return_exceptions)
+            done, _ = await asyncio.wait([*next_ones, *([coming] if waits else ())], return_when=asyncio.FIRST_COMPLETED)
+            if coming is not None and coming in done:
+                item = coming.result()
+                if item is not None:
+                    under_way.append(asyncio.ensure_future(executor.submit(func, *item)))
+                coming = None if item is None else asyncio.ensure_future(anext(items, None))
+            future = next((each for each in next_ones if each in done), None)
+            if future is not None:
+                under_way.remove(future)
+                yield _outcome(future, return_exceptions)
     finally:
         for future in under_way:
             future.cancel()
+        if coming is not None and not coming.cancel() and not coming.cancelled():
+            coming.exception()  # or asyncio complains that nobody has asked for it
         # Waiting for the last of them would hold the loop up; what runs is killed.
         executor.shutdown(wait=False, cancel_futures=True)
 
@@ -134,7 +135,7 @@ class _Bar(_NoBar):
     def note(self, delivery: Delivery[Any], under_way: deque[Delivery[Any]]) -> None:
         self._failed += delivery.exception() is not None
         try:
-            self._peak = max(self._peak, delivery.receipt(0).usage.peak)
+            self._peak = max(self._peak, delivery.receipt().usage.peak)
         except Exception:
             pass  # it never began
         running = sum(each.running() for each in under_way)

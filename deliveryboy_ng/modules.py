@@ -323,12 +323,21 @@ class Collector:
             return
         for module in self.modules.values():
             if module.package and module.file and not module.data:
-                module.data = _data_files(Path(module.file).parent)
+                try:
+                    module.data = _data_files(Path(module.file).parent)
+                except OSError as error:
+                    raise DeliveryPackingError(
+                        f"the data files of package {module.name} cannot be read: {error}",
+                        path=f"module {module.name}",
+                        real_exception=error,
+                    ) from error
                 self.entries[module.name] = Entry(module.name, True, module.size, self.entries[module.name].reason)
 
 
 def _data_files(folder: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
+    if not folder.is_dir():
+        return found  # in an archive
     for path in sorted(folder.iterdir()):
         if path.name.startswith((".", "__pycache__")):
             continue

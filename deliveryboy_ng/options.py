@@ -13,13 +13,12 @@ from typing import Any
 
 from .confinement import Confinement, merged
 from .exceptions import DeliveryOptionError
-from .limits import Limits, parse_size
+from .limits import LONGEST, Limits, parse_size, plain
 from .transports import Transport, chain_of, confined, default_executables, guard_of, is_trusted, namespaces_of
 
 __all__ = ["Options", "Output"]
 
 # Thirty years: beyond what poll(2) and the clocks take, and beyond anybody's patience.
-_LONGEST = 1_000_000_000
 Output = str | Callable[[str, bytes], object]
 
 
@@ -31,7 +30,8 @@ class Options:
         interpreter on this machine
     :param transport_params: options behind a transport given as a string
     :param executable: the interpreter on the far side; the default is this one here, ``python3`` on another host
-    :param asynchronous: do not wait: a call returns the PID of the transport (or interpreter) and is detached from it
+    :param asynchronous: do not wait: a call returns the PID of the transport (or interpreter) and is detached from it;
+        nobody is told what becomes of it
     :param discard_excess: drop what the transport prints around the answer; otherwise it is added to stdout
     :param timeout: seconds of wall time for the function, enforced on the far side
     :param grace: seconds between SIGTERM and SIGKILL when the timeout is over
@@ -107,8 +107,9 @@ class Options:
             value = getattr(self, name)
             if value is None and name == "timeout":
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 <= value <= _LONGEST):
-                raise DeliveryOptionError(f"{name} must be a number of seconds from 0 to {_LONGEST:,}, not {value!r}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 <= value <= LONGEST):
+                raise DeliveryOptionError(f"{name} must be a number of seconds from 0 to {LONGEST:,}, not {value!r}")
+            object.__setattr__(self, name, value if type(value) is int else float(value))
         if not self.connect_timeout:
             raise DeliveryOptionError("connect_timeout must be more than 0 seconds")
 
@@ -224,7 +225,7 @@ def _checked_env(env: object) -> dict[str, str | None]:
         if not (value is None or (isinstance(value, str) and "\0" not in value)):
             raise DeliveryOptionError(f"env: the value of {name} must be a string or None, not {value!r}")
         _check_encoding("env", f"{name}={value}")
-    return dict(env)
+    return {plain(name): None if value is None else plain(value) for name, value in env.items()}
 
 
 def _checked_path(name: str, path: Any) -> str:
@@ -235,7 +236,7 @@ def _checked_path(name: str, path: Any) -> str:
     if not text or "\0" in text:
         raise DeliveryOptionError(f"{name} must be a path without NUL, not {path!r}")
     _check_encoding(name, text)
-    return text
+    return plain(text)
 
 
 def _check_encoding(name: str, text: str) -> None:

@@ -107,5 +107,6 @@ class Live:
         """Write what is left of a character that never became whole."""
         for stream, decoder in self._decoders.items():
             rest = decoder.decode(b"", final=True)
-            if rest:
-                getattr(sys, stream).write(rest)
+            file: Any = getattr(sys, stream)
+            if rest and file is not None:
+                file.write(rest)

@@ -32,6 +32,8 @@ from .workertext import Kit, command_line, worker_lines
 __all__ = ["Greeting", "Session", "describe"]
 
 _OLDEST = 0x03080000
+# For what is sent and for the answer; and what the call asks for itself it may not need.
+_MOST_ASKED = 4
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,9 @@ class Session:
         self,
         chain: tuple[Transport, ...],
         executable: str,
-        detached: bool = False,
-        requests: deque[str] | None = None,
-        kit: Kit | None = None,
+        detached: bool,
+        requests: deque[str],
+        kit: Kit,
     ) -> None:
         """Start the transport's process.
 
@@ -70,14 +72,14 @@ class Session:
         :raises DeliveryTransportError: if its command cannot be started
         """
         self.chain = chain
-        self._kit = kit or Kit()
+        self._kit = kit
         self.executable = executable
         self._nonce = os.urandom(8).hex().encode()
         self.argv = tuple(wrap(chain, command_line(executable, self._nonce.decode())))
         self.noise = bytearray()
         self.on_noise: Callable[[bytes], object] | None = None
         self._decoder: frames.Decoder | frames.RawDecoder = frames.Decoder(self._nonce, frames.TO_NEAR)
-        self._requests: deque[str] = deque() if requests is None else requests
+        self._requests = requests
         self._damage = ""
         self._number = 0
         self._exchanges: dict[int, Exchange] = {}
@@ -256,6 +258,8 @@ class Session:
         if self._has_ended():
             self.lost = True
         for exchange in self._exchanges.values():
+            # What has been written meanwhile takes its time.
+            self._expect_start(exchange)
             overdue = time.monotonic() >= exchange.ending.deadline
             if exchange.ending.is_overdue(self._wire.total) or (overdue and not self._wire.pump(0)):
                 self.lost = True
@@ -299,7 +303,13 @@ class Session:
             ending.refused = payload.decode("utf-8", "replace") or "no reason was given"
 
     def _lend(self, exchange: Exchange) -> None:
-        """Give the far side one end of a socket for what is large, and use the other."""
+        """Give the far side one end of a socket for what is large, and use the other.
+
+        :raises FrameError: if it asks more often than it can need one
+        """
+        exchange.asked += 1
+        if exchange.asked > _MOST_ASKED:
+            raise frames.FrameError("a call that asks for sockets again and again")
         parcel, reply = exchange.parcel, exchange.ending.reply
         number, starts = exchange.number, exchange.ending.remote_pid is None
         if reply.overlong:

@@ -27,7 +27,7 @@ def stream(journey: Journey) -> Generator[Any, None, Any]:
                 session.turn()
             while items:
                 yield journey.item(items.popleft())
-        receipt = journey.conclude(session, greeting, exchange)
+        receipt = journey.conclude(session, greeting, exchange.ending, exchange.parcel.size)
         if journey.is_interrupted(receipt, exchange.ending):
             raise KeyboardInterrupt from receipt.exception
         return receipt.unwrap()

@@ -188,6 +188,7 @@ class Wire:
 
     def pump(self, seconds: float | None) -> bool:
         """One turn of writing, waiting and reading; false if nothing happened in time."""
+        written = self.written
         if self._sending and not self._waits_for_room:
             self._write()
         found = self._poll.poll(None if seconds is None else min(seconds * 1000, LONGEST_POLL))
@@ -205,7 +206,7 @@ class Wire:
                 self._read_stderr()
             else:
                 os.read(fd, 512)
-        return bool(found)
+        return bool(found) or self.written > written
 
     def drain_stderr(self) -> None:
         """The transport's last words may come a moment after the end of its stdout."""

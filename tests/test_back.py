@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+import types
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,17 @@ class Plain(Exception):
 class TwoArguments(Exception):
     def __init__(self, left: int, right: int) -> None:
         super().__init__(f"{left} and {right}")
+
+
+def without_lines() -> None:
+    raise ValueError("x")
+
+
+def test_exceptions_of_code_without_line_numbers_come_back() -> None:
+    function = types.FunctionType(without_lines.__code__.replace(co_linetable=b""), {})
+    for trust in (True, False):
+        with pytest.raises(ValueError, match="x"):
+            deliver(trust=trust)(function)()
 
 
 def test_exception_returns_with_everything(chain: Any) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import enum
 import functools
 import os
 import queue
+import resource
 import signal
 import sys
 import threading
@@ -23,6 +25,7 @@ from deliveryboy_ng import (
     Delivery,
     DeliveryBoy,
     DeliveryBoyDecorator,
+    DeliveryExecutor,
     DeliveryOptionError,
     Limits,
     Local,
@@ -335,6 +338,81 @@ def test_delivery_boy_decorates_methods() -> None:
             return self.value + n
 
     assert Thing().get(4) == 7
+
+
+@DeliveryBoy
+def countdown(n: int) -> list[int]:
+    return [os.getpid(), *(countdown(n - 1) if n else ())]
+
+
+def test_delivery_boy_streams_and_calls_itself_in_place() -> None:
+    def count(n: int) -> Any:
+        yield from range(n)
+        return "the end"
+
+    assert list(DeliveryBoy(count)(3)) == [0, 1, 2]
+    assert len({*countdown(3)}) == 1
+
+
+def test_what_is_bound_does_not_bind_again() -> None:
+    class A:
+        name = "A"
+
+        @deliver
+        def who(self) -> str:
+            return self.name
+
+        def plain(self) -> str:
+            return self.name
+
+    class B:
+        name = "B"
+        go = A().who
+        plain = A().plain
+
+    assert B().go() == B().plain() == "A"
+
+
+class Mode(enum.StrEnum):
+    FAST = "fast"
+
+
+class Size(enum.IntEnum):
+    MUCH = 1 << 30
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Small(int):
+    __slots__ = ()
+
+
+class Seconds(float):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"env": {Text("MODE"): Mode.FAST}},
+        {"timeout": Seconds(20), "grace": Seconds(1), "connect_timeout": Seconds(9)},
+        {"timeout": Small(20), "max_output": Size.MUCH, "max_reply": Size.MUCH},
+        {"cwd": Text("/")},
+        {"limits": Limits(memory=Size.MUCH, cpu=Seconds(20), open_files=Small(100), core=Size.MUCH)},
+        {
+            "limits": Limits(
+                rlimits={resource.RLIMIT_CORE: (Size.MUCH, Size.MUCH)}, cpu_affinity=[Small(min(os.sched_getaffinity(0)))]
+            )
+        },
+    ],
+    ids=lambda options: ", ".join(options),
+)
+def test_options_may_be_of_kinds_of_their_own(options: dict[str, Any]) -> None:
+    assert deliver(**options)(lambda: os.environ.get("MODE", "none"))() in ("fast", "none")
+    with DeliveryExecutor(1, **options) as executor:
+        assert [executor.submit(abs, -n).result(20) for n in range(2)] == [0, 1]
 
 
 def test_one_runner_from_many_threads_never_mixes_results() -> None:

@@ -29,6 +29,7 @@ from deliveryboy_ng import (
     Command,
     ConnectionLost,
     DeliveryError,
+    DeliveryExecutor,
     DeliveryOptionError,
     Limits,
     ProtectionUnavailable,
@@ -38,6 +39,7 @@ from deliveryboy_ng import (
     Verdict,
     deliver,
     exchange,
+    journey,
 )
 
 
@@ -529,11 +531,44 @@ def test_far_side_that_never_ends_is_given_up_and_held_in_bounds(liar: Any, impa
     assert psutil.Process().memory_info().rss - before < 60 << 20
 
 
+def test_far_side_that_asks_for_sockets_again_and_again_is_given_up(liar: Any) -> None:
+    with pytest.raises(ConnectionLost, match="asks for sockets again and again"):
+        deliver(transport=liar("while True: say(frames.BULK)"))(lambda: 1)()
+
+
 def test_far_side_that_stops_reading_is_given_up(liar: Any, impatient: None) -> None:
     started = time.monotonic()
     with pytest.raises(ConnectionLost):
         deliver(transport=liar("import time; time.sleep(60)"), connect_timeout=1)(lambda data: 1)(bytes(1 << 20))
     assert time.monotonic() - started < 20
+
+
+THROTTLE = """
+import os, sys, time
+while data := os.read(0, 1024):
+    if os.path.exists(sys.argv[2]):
+        time.sleep(len(data) / int(sys.argv[1]))
+    os.write(1, data)
+"""
+
+
+def test_a_slow_line_has_the_time_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_STALLED", 0.3)
+    slow, throttle = tmp_path / "slow", tmp_path / "throttle.py"
+    throttle.write_text(THROTTLE)
+    pipe = f'{sys.executable} {throttle} 40000 {slow} | "$@"'
+    with DeliveryExecutor(1, transport=Command(["sh", "-c", pipe, "sh"]), connect_timeout=0.7) as executor:
+        while not isinstance(executor.submit(len, b"").exception(30), type(None)):
+            pass  # the interpreter itself has no more time than that
+        slow.touch()
+        assert executor.submit(len, os.urandom(60_000)).result(60) == 60_000
+
+
+def test_what_a_supervisor_dies_of_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = journey.Journey._setup
+    monkeypatch.setattr(journey.Journey, "_setup", lambda *given: {**make(*given), "timeout": "soon"})
+    with pytest.raises(ConnectionLost, match="could not convert string to float: 'soon'"):
+        deliver(time.sleep)(20)
 
 
 def _error_of(delivery: Any) -> BaseException | None:

@@ -15,6 +15,7 @@ from conftest import OTHERS
 
 import deliveryboy_ng
 from deliveryboy_ng import exceptions, receipt, workertext
+from deliveryboy_ng.worker import standin
 
 PACKAGE = Path(deliveryboy_ng.__file__).parent
 WORKER = sorted((PACKAGE / "worker").glob("*.py"))
@@ -62,6 +63,17 @@ def test_worker_is_sent_whole() -> None:
         "assembler",
     }
     assert (PACKAGE / "worker" / "__init__.py").read_text() == ""
+
+
+def test_every_error_can_be_caught_where_only_the_stand_in_is() -> None:
+    module = type(sys)("stand_in")
+    standin.Loader().exec_module(module)
+    for name in deliveryboy_ng.__all__:
+        real, found = (
+            isinstance(kind, type) and issubclass(kind, BaseException)
+            for kind in (getattr(deliveryboy_ng, name), getattr(module, name))
+        )
+        assert real == found, name
 
 
 def greeting_of(python: str, command: list[str]) -> bytes:

@@ -210,6 +210,9 @@ def test_what_is_no_data_is_named_with_its_place() -> None:
         encoded(numpy.array([object()]))
     with pytest.raises(Unencodable, match=r"numpy array of \[\('a'"):
         encoded(numpy.zeros(2, [("a", "i4")]))
+    for number in (1, 20):
+        with pytest.raises(Unencodable, match=rf"value\[{number - 1}\] is a Fraction that is too long"):
+            encoded([*map(fractions.Fraction, range(number - 1)), fractions.Fraction(1 << 9000, 3)])
     with pytest.raises(Unencodable, match="nested more than 200 deep"):
         encoded(_nested(300, tuple))
     with pytest.raises(Unencodable, match="contains itself through a tuple"):

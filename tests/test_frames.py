@@ -214,6 +214,17 @@ def test_blocks_of_text_arrive_whatever_is_between_their_lines_and_wherever_they
     assert heard == [noise[place] for place in sorted(noise) if place < len(lines)]
 
 
+@pytest.mark.parametrize("size", [100, 4000, 4200, 9000, 100_000])
+@OF_TEXT
+def test_noise_of_any_length_may_stand_in_front_of_a_line(size: int, lane: str) -> None:
+    messages = [(frames.REPLY, 1, LARGE[:5000]), (frames.STDERR, 1, b"after")]
+    first, second, *rest = narrow_lines(messages, lane)
+    decoder = Decoder(NONCE, frames.TO_NEAR)
+    events = [event for data in (first, b"." * size + second[:-10], second[-10:], b"".join(rest)) for event in decoder.feed(data)]
+    assert joined(events) == messages
+    assert b"".join(payload for kind, _, _, payload in events if kind == frames.NOISE) == b"." * size
+
+
 @pytest.mark.parametrize("place", [1, 200, -2])
 @pytest.mark.parametrize("what", ["drop", "double", "swap", "cut", "character"])
 @OF_TEXT

@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -472,7 +473,7 @@ def test_data_files_are_read_through_importlib_resources(project: Any, chain: An
             "texts/__init__.py": "import importlib.resources\nimport pkgutil\n"
             "def read():\n"
             "    files = importlib.resources.files(__name__)\n"
-            "    return ((files / 'greeting.txt').read_text(), files.joinpath('more/deep.bin').read_bytes(),\n"
+            "    return ((files / 'greeting.txt').open('r', 'utf-8').read(), files.joinpath('more/deep.bin').read_bytes(),\n"
             "            sorted(e.name for e in files.iterdir() if not e.name.startswith('__')), pkgutil.get_data(__name__, 'greeting.txt'))\n",
             "texts/greeting.txt": "hällo\n",
             "texts/more/deep.bin": bytes(range(256)),
@@ -486,6 +487,31 @@ def test_data_files_are_read_through_importlib_resources(project: Any, chain: An
     text, deep, names, data = deliver(transport=chain, cwd="/")(work)()
     assert text == "hällo\n" and deep == bytes(range(256)) and data == "hällo\n".encode()
     assert set(names) >= {"greeting.txt", "more"}
+
+
+def test_packages_in_archives_travel_without_their_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "things.zip", "w") as archive:
+        archive.writestr(
+            "zipped/__init__.py",
+            "import pkgutil\ndef name():\n    return __name__\ndef data():\n    return pkgutil.get_data(__name__, 'x.txt')",
+        )
+        archive.writestr("zipped/x.txt", "data")
+    monkeypatch.syspath_prepend(str(tmp_path / "things.zip"))
+    import zipped  # type: ignore[import-not-found]
+
+    assert zipped.data() == b"data" and deliver(lambda: zipped.name())() == "zipped"
+
+
+def test_data_files_that_cannot_be_read_are_a_packing_error(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    project({"read_it/__init__.py": "import importlib.resources\ndef f():\n    return 1\n", "read_it/data.txt": "x"})
+    import read_it  # type: ignore[import-not-found]
+
+    def refuse(path: Path) -> bytes:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(DeliveryPackingError, match="data files of package read_it cannot be read: .*Input/output"):
+        deliver(lambda: read_it.f()).run()
 
 
 def test_editable_installs_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
+import gc
 import importlib.util
 import inspect
+import io
 import itertools
 import os
 import signal
@@ -16,6 +18,7 @@ import sys
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from deliveryboy_ng import (
     Confinement,
     ConnectionLost,
     CpuLimitExceeded,
+    DeliveryBoy,
     DeliveryError,
     DeliveryExecutor,
     DeliveryOptionError,
@@ -44,6 +48,7 @@ from deliveryboy_ng import (
     TransportNotFound,
     Verdict,
     deliver,
+    packing,
 )
 
 STATE = "untouched"
@@ -919,6 +924,102 @@ def test_map_shows_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert "10/10" in shown and "0 failed" in shown and "MiB" in shown
 
 
+def test_the_bar_knows_how_much_memory_calls_had(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+
+    @deliver(output="discard")
+    def work(n: int) -> int:
+        held = b"x" * (200 << 20)
+        subprocess.Popen(["sleep", "100"])  # to be ended after the answer has gone
+        return len(held)
+
+    assert list(work.map([1], max_workers=1, progress=True)) == [200 << 20]
+    most = float(capsys.readouterr().err.rpartition("at most ")[2].split()[0])
+    assert 200 <= most < 400
+
+
+def test_what_was_sent_is_let_go_though_nobody_asks_for_the_receipt() -> None:
+    class Large:
+        pass
+
+    sent = Large()
+    known = weakref.ref(sent)
+    with DeliveryExecutor(1) as executor:
+        delivery = executor.submit(lambda large: 1, sent)
+        del sent
+        assert delivery.result(20) == 1
+        assert conftest.wait_until(lambda: gc.collect() >= 0 and known() is None)
+        assert delivery.receipt().ok and delivery.receipt().usage.sent
+
+
+class Broken(io.StringIO):
+    def write(self, text: str) -> int:
+        if not text.isascii() or "\\" in text:
+            raise ValueError("broken")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("stream", [None, Broken()], ids=["gone", "broken"])
+def test_streams_that_fail_at_the_end_cost_one_call_at_most(stream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with DeliveryExecutor(1, output="live") as executor:
+        monkeypatch.setattr(sys, "stdout", Broken())
+        first = executor.submit(lambda: (os.write(1, b"half \xc3"), time.sleep(0.3))[0])
+        conftest.wait_until(lambda: sys.stdout.getvalue())  # type: ignore[attr-defined]
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert first.result(20) == 6 and executor.submit(add, 1).result(20) == 2
+        for _ in range(2 if stream else 0):
+            with pytest.raises(ValueError, match="broken"):
+                first.receipt(20)
+
+
+def test_what_needs_a_call_of_its_own_is_refused() -> None:
+    for option in ({"asynchronous": True}, {"keep_children": True}, {"discard_excess": False}):
+        with pytest.raises(DeliveryOptionError, match="call of its own"):
+            DeliveryExecutor(1, **option)
+        with DeliveryExecutor(1) as executor, pytest.raises(DeliveryOptionError, match=next(iter(option))):
+            executor.submit(DeliveryBoy(add, **option), 1).result()
+
+
+def test_an_executor_takes_a_delivery_boy_as_any_delivered_function() -> None:
+    with DeliveryExecutor(1) as executor:
+        pids = {executor.submit(DeliveryBoy(os.getppid)).result() for _ in range(3)}
+        assert pids == {executor.submit(os.getppid).result()}
+        with pytest.raises(DeliveryOptionError, match="transport"):
+            executor.submit(DeliveryBoy(os.getpid, "env")).result()
+
+
+def test_hosts_that_are_down_for_long_are_tried_again() -> None:
+    with DeliveryExecutor(1) as executor:
+        executor._dispatcher._losses = 100_000
+        executor._dispatcher._note_loss()
+        assert 5 < executor._dispatcher._open_at - time.monotonic() <= 10
+        executor._dispatcher._open_at = 0
+        assert executor.submit(add, 1).result(20) == 2
+
+
+def test_an_executor_that_was_shut_down_stays_so_in_a_forked_child() -> None:
+    executor = DeliveryExecutor(1)
+    executor.shutdown()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            executor.submit(add, 1)
+        except RuntimeError:
+            os._exit(7)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+def test_chunks_are_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[Any] = []
+    pack = packing.pack
+    monkeypatch.setattr(packing, "pack", lambda *given, **how: (packed.append(given), pack(*given, **how))[1])
+    with DeliveryExecutor(1) as executor:
+        assert list(executor.map(add, range(6), chunksize=2)) == [1, 2, 3, 4, 5, 6]
+    assert len(packed) == 3
+
+
 def test_chunks_share_a_process() -> None:
     with DeliveryExecutor(2) as executor:
         pids = [pid for pid, _ in executor.map(lambda n: processes(), range(10), chunksize=4)]
@@ -1000,13 +1101,69 @@ def test_asyncio_maps() -> None:
             n + k for k, n in enumerate(range(20, 26))
         ]
         assert [value async for value in nap.amap([0.4, 0.01], ordered=False, max_workers=2)] == [0.01, 0.4]
-        found = [value async for value in square.amap([12, 13], return_exceptions=True)]
-        assert found[0] == 144 and isinstance(found[1], KeyError)
+        for ordered in (True, False):
+            items = [13, 13, 12, 13, 13, 14]
+            found = [value async for value in square.amap(items, return_exceptions=True, ordered=ordered, max_workers=1)]
+            assert [isinstance(value, KeyError) for value in found] == [item == 13 for item in items]
         async for value in square.amap(itertools.count(20), max_workers=2):
             assert value == 400
             break
 
     asyncio.run(main())
+
+
+def test_results_of_amap_do_not_wait_for_the_next_item() -> None:
+    results: asyncio.Queue[int] = asyncio.Queue()
+
+    async def fed_by_its_results() -> Any:
+        yield 20
+        for _ in range(3):
+            yield await results.get() % 7 + 20
+
+    async def main() -> list[int]:
+        found = []
+        async for value in square.amap(fed_by_its_results(), max_workers=4):
+            found.append(value)
+            results.put_nowait(value)
+        return found
+
+    assert asyncio.run(asyncio.wait_for(main(), 20)) == [400, 441, 400, 441]
+
+    async def failing() -> Any:
+        yield 20
+        raise LookupError("source")
+
+    async def fails() -> None:
+        async for _ in square.amap(failing()):
+            pass
+
+    with pytest.raises(LookupError, match="source"):
+        asyncio.run(fails())
+
+
+class Parent:
+    @deliver
+    def of_method(self) -> int:
+        return os.getppid()
+
+    @deliver
+    @classmethod
+    def of_class(cls) -> int:
+        return os.getppid()
+
+
+def test_methods_share_the_session_of_their_runner_in_asyncio() -> None:
+    async def main() -> None:
+        parent = Parent()
+        assert len({await parent.of_method.aio() for _ in range(3)}) == 1
+        assert len({await Parent.of_class.aio() for _ in range(3)}) == 1
+
+    asyncio.run(main())
+    again = deliver(timeout=5)(Parent.of_method)
+    executors = [Parent.of_method._warm(), Parent.of_class._warm(), again._warm()]
+    assert executors[0] is Parent().of_method._warm() is not executors[2]
+    for executor in executors:
+        executor.shutdown()
 
 
 # --- generators -------------------------------------------------------------------------------------------------------

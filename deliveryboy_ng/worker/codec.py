@@ -245,7 +245,12 @@ class _Encoder:
             )
         else:
             words = _BY_WORDS.get(_name_of(kind))
-            return (["each", words[0]], [""] * 20, zip(*map(words[1], rows))) if words else None
+            if words is None:
+                return None
+            columns = list(zip(*map(words[1], rows)))
+            if any(_is_too_long(words[0], column) for column in columns):
+                return None  # one after the other it is said which one
+            return ["each", words[0]], [""] * 20, columns
         # What is not numbered must not be met again.
         here = set(map(id, rows))
         if len(here) != len(rows):
@@ -503,6 +508,13 @@ def _name_of(kind: type) -> str:
     return "%s.%s" % (module, kind.__name__) if getattr(sys.modules.get(module), kind.__name__, None) is kind else ""
 
 
+def _is_too_long(tag: str, words: "tuple[Any, ...]") -> bool:
+    """Whether the other side would refuse to make something of one of these."""
+    if tag == "Fraction":
+        return max(map(int.bit_length, words)) > LARGEST_OF_FRACTION
+    return str in set(map(type, words)) and any(type(word) is str and len(word) > LONGEST_WORD for word in words)
+
+
 def _by_name(kind: type) -> "Callable[..., object] | None":
     found = _BY_WORDS.get(_name_of(kind))
     if found is None:
@@ -511,9 +523,7 @@ def _by_name(kind: type) -> "Callable[..., object] | None":
 
     def encode(self: _Encoder, value: "Any", path: "Any", depth: int, below: int) -> object:
         found = words(value)
-        if any(type(word) is str and len(word) > LONGEST_WORD for word in found) or (
-            tag == "Fraction" and max(map(int.bit_length, found)) > LARGEST_OF_FRACTION
-        ):
+        if _is_too_long(tag, found):
             raise Unencodable(path, "is a %s that is too long" % kind.__name__)
         return [tag] + [self.node(word, path, depth, below) for word in found]
 

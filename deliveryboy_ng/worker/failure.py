@@ -120,7 +120,8 @@ def _frames(traceback: "Any") -> "list[tuple[str, int, str, str]]":
     for file, number, _, namespace in frames:
         if (file, number) not in lines:
             lines[file, number] = _line(file, number, namespace)
-    return [(file, number, name, lines[file, number]) for file, number, name, _ in frames]
+    # Of code that was made by hand nobody may know the lines.
+    return [(file, number or 1, name, lines[file, number]) for file, number, name, _ in frames]
 
 
 def _line(file: str, number: "int | None", namespace: "dict[str, Any]") -> str:

@@ -21,9 +21,9 @@ lanes to carry frames, chosen by the near side from what it knows of the channel
     the narrow lane where nothing but one machine's pipes is between the two sides: what follows a line is hexadecimal, in
     lines of four kilobytes, which is half as much again to carry, and a third of the work to write and to read.
 
-    The text holds a CRC-32 of what follows it, a sequence number, header and payload.  Whatever stands before, between
-    or inside such lines is noise: it is reported as such and never confuses the frames around it.  A line that is
-    damaged, missing or doubled raises :class:`FrameError`.
+    The text holds a CRC-32 of what follows it, a sequence number, header and payload.  Whatever stands between such
+    lines, or in front of one, is noise: it is reported as such and never confuses the frames around it.  A line that is damaged,
+    missing or doubled raises :class:`FrameError`.
 
 The far side's greeting is always a line of text, ``=NONCE<hello ...``, and may stand behind noise in every lane.
 """
@@ -251,11 +251,14 @@ class Decoder:
                 return data[start:]
             end = data.find(b"\n", start)
         self._rest = data[start:]
-        if len(self._rest) > LONGEST_LINE and self._mark not in self._rest:
-            keep = len(self._mark) - 1
-            events.append((NOISE, 0, False, self._rest[:-keep]))
-            self._rest = self._rest[-keep:]
-        elif len(self._rest) > 2 * LONGEST_LINE:
+        if len(self._rest) > LONGEST_LINE:
+            # What stands in front of a line, however long, is none of it.
+            at = self._rest.rfind(self._mark)
+            at = at if at >= 0 else len(self._rest) - len(self._mark) + 1
+            if at and self._echo not in self._rest[:at]:
+                events.append((NOISE, 0, False, self._rest[:at]))
+            self._rest = self._rest[at:]
+        if len(self._rest) > 2 * LONGEST_LINE:
             raise FrameError("a line of more than %d bytes" % LONGEST_LINE)
         return b""
 

@@ -13,6 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+# Seconds that multiprocessing's helpers get.
+_LONGEST_CLEANING = 0.5
+
 
 def takes(pid: int, signal: int) -> bool:
     """Whether the process lives and has not blocked that signal."""
@@ -132,7 +135,7 @@ def can_be_watched() -> bool:
     return system.proc_is_ours() and posix.access("/proc/self/task/%d/children" % posix.getpid(), posix.R_OK)
 
 
-def left_behind(known: "frozenset[int]", reaped: "Any" = None) -> bool:
+def left_behind(known: "frozenset[int]", reaped: "Any") -> bool:
     """Whether this process has children besides those *known*, once those that have ended are waited for."""
     if not system.reap(reaped):
         return False
@@ -143,7 +146,7 @@ def left_behind(known: "frozenset[int]", reaped: "Any" = None) -> bool:
 
 
 def _is_nascent(pid: int) -> bool:
-    """Whether the system.template has just forked it: nobody else can enter its session."""
+    """Whether the template has just forked it: nobody else can enter its session."""
     try:
         return system.template != 0 and Stat(pid).session == system.template
     except OSError:
@@ -154,25 +157,25 @@ def clear_up(call: int, others: "frozenset[int]", reaped: "Any") -> bool:
     """End what a call has left behind, but not what belongs to *others*; tells whether nothing is there any more."""
     if not left_behind(others, reaped):
         return True
-    let_trackers_work(others, reaped)
+    _let_trackers_work(others, reaped)
     if kill_descendants(others, reaped):
         return True
     # Without a /proc to find them by, at least those that stayed in the call's own process group.
     return system.kill_quietly(-call, system.SIGKILL) and kill_descendants(others, reaped, 1.0)
 
 
-def let_trackers_work(spare: "frozenset[int]" = frozenset(), reaped: "Any" = None, limit: float = 0.5) -> None:
+def _let_trackers_work(spare: "frozenset[int]", reaped: "Any") -> None:
     """Let multiprocessing's helpers remove named semaphores and shared memory, as they do when all others have ended.
 
     :param spare: processes that are no business of theirs, nor what is below them
     """
     me = posix.getpid()
-    deadline = time.monotonic() + limit
+    deadline = time.monotonic() + _LONGEST_CLEANING
     trackers = []
     safe = _with_all_below(spare)
     for pid, _ in descendants(me):
         if time.monotonic() > deadline:
-            # Among very many, each has to get to run before its command line can be system.read.
+            # Among very many, each has to get to run before its command line can be read.
             return
         if pid not in safe and _is_tracker(pid):
             trackers.append(pid)

@@ -18,7 +18,6 @@ MOST_RECORDS = 100  # exceptions that belong to one
 WORKER = __name__.rpartition(".")[0] + "."
 FunctionType: "Any" = type(lambda: None)
 _namespace: "Any" = type(sys.implementation)
-CellType = type((lambda x: lambda: x)(0).__closure__[0])  # type: ignore[index]
 
 # Functions and classes that travelled by value, by identity: they go back as the number the caller knows them by.
 _numbers: "dict[int, tuple[object, str]]" = {}

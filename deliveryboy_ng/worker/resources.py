@@ -78,5 +78,6 @@ class Entry:
         raw = io.BytesIO(self.read_bytes())
         if "b" in mode:
             return raw
-        kwargs["encoding"] = kwargs.get("encoding") or "utf-8"
+        if not args:
+            kwargs["encoding"] = kwargs.get("encoding") or "utf-8"
         return io.TextIOWrapper(raw, *args, **kwargs)

@@ -13,7 +13,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_ERROR_WORDS = ("Error", "Exceeded", "Died", "Exited", "Timeout", "Interrupted", "Lost", "Cancelled", "Unavailable", "Found")
+_ERROR_WORDS = (
+    *("Error", "Exceeded", "Died", "Exited", "Timeout", "Interrupted", "Lost", "Cancelled", "Unavailable", "Found"),
+    *("Refused", "Unreachable", "Failed", "TooOld"),
+)
 
 
 class Runner:
@@ -45,7 +48,9 @@ class Runner:
             instance = owner if owner is not None else type(instance)
         elif not hasattr(type(self.__wrapped__), "__get__"):
             return self
-        return self if instance is None else Runner(self.__wrapped__, self._options, (instance,), self._accepts)
+        if instance is None or self._bound:
+            return self
+        return Runner(self.__wrapped__, self._options, (instance,), self._accepts)
 
     @property
     def _function(self) -> "Any":

@@ -407,7 +407,8 @@ def _give_up() -> None:
         sys.excepthook(*sys.exc_info())
     from . import processes
 
-    # Descriptors may be what it has failed for.
+    # Descriptors may be what it has failed for; a signal would complain of its own.
+    _signal.set_wakeup_fd(-1)
     posix.closerange(3, 1 << 10)
     processes.kill_descendants()
 
