@@ -254,7 +254,12 @@ def script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
         root = str(Path(__file__).resolve().parent.parent)
         env = {**os.environ, "PYTHONPATH": root, **options.pop("env", {})}
         return subprocess.run(
-            [sys.executable, str(path), *args], capture_output=True, timeout=timeout, env=env, check=False, **options
+            [options.pop("python", sys.executable), str(path), *args],
+            capture_output=True,
+            timeout=timeout,
+            env=env,
+            check=False,
+            **options,
         )
 
     return run

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import enum
 import functools
+import importlib
 import os
 import queue
 import resource
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHAINS, is_alive, kill, processes_with, wait_until
+from conftest import CHAINS, OTHERS, is_alive, kill, missing, processes_with, wait_until
 
+import deliveryboy_ng
 from deliveryboy_ng import (
     CallCancelled,
     Command,
@@ -291,6 +293,60 @@ def test_wrong_arguments_are_a_type_error_here() -> None:
         add()  # type: ignore[call-arg]
     with pytest.raises(DeliveryOptionError):
         deliver(3)  # type: ignore[call-overload]
+
+
+CALLER = """
+import asyncio, dataclasses, sys
+from deliveryboy_ng import CallDied, Confinement, DeliveryExecutor, deliver
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+@deliver
+def move(point, by):
+    print("moved")
+    return Point(point.x + by), sys.version_info[:2]
+
+@deliver
+def count(n):
+    yield from range(n)
+
+class Odd(Exception):
+    def __init__(self, a, b):
+        super().__init__(a, b)
+
+@deliver
+def fail():
+    raise Odd(1, 2)
+
+print(move(Point(1), 2)[0], move(Point(1), 2)[1] == sys.version_info[:2])
+print(list(count(3)), [point.x for point, _ in move.map([Point(n) for n in range(3)], range(3))])
+try:
+    fail()
+except Odd as error:
+    print("odd", error.args)
+print(asyncio.run(move.aio(Point(5), 1))[0], deliver(lambda: bytes(1 << 20))() == bytes(1 << 20))
+print(deliver(trust=False, accepts=[Point])(lambda: [Point(3)] * 2)())
+with DeliveryExecutor(2, initializer=lambda: None) as executor:
+    futures = [executor.submit(exec, text) for text in ("pass", "import os; os.kill(os.getpid(), 11)")]
+    print([type(future.exception()).__name__ for future in futures])
+"""
+
+
+@pytest.mark.parametrize("version", sorted(version for version in OTHERS if version >= (3, 11)) or [None], ids=str)
+def test_the_caller_may_be_a_later_python(script: Any, tmp_path: Path, version: tuple[int, int] | None) -> None:
+    if version is None:
+        missing("a Python later than this one is not installed")
+    # What is installed for this version, less what is compiled for it.
+    for name in ("cloudpickle", "tblib"):
+        (tmp_path / name).symlink_to(Path(importlib.import_module(name).__file__ or "").parent)
+    path = f"{Path(deliveryboy_ng.__file__).parent.parent}:{tmp_path}"
+    result = script(CALLER, python=OTHERS[version], env={"PYTHONPATH": path})
+    assert result.stdout.decode().splitlines() == [
+        "moved", "moved", "Point(x=3) True", "moved", "moved", "moved", "[0, 1, 2] [0, 2, 4]", "odd (1, 2)", "moved",
+        "Point(x=6) True", "[Point(x=3), Point(x=3)]", "['NoneType', 'CallDied']",
+    ], result.stderr.decode()  # fmt: skip
 
 
 # --- the runner of deliveryboy 0.1.0 --------------------------------------------------------------------------------
