@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from .exceptions import CallCancelled
 from .journey import Journey
+from .limits import parse_duration
 from .receipt import Receipt
 
 __all__ = ["Delivery"]
@@ -106,11 +107,14 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
                 return True
             if self._state == "FINISHED":
                 return False
+            had_begun = self._state == "RUNNING"
             self._state = "CANCELLED"
             self._condition.notify_all()
         self.set_running_or_notify_cancel()
         self.kill()
         self._under_way.set()
+        if not had_begun:
+            self._over.set()
         self._invoke_callbacks()
         return True
 
@@ -118,8 +122,9 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         """Send the call SIGTERM and some time later SIGKILL; what it makes of the first is its result.
 
         :param grace: seconds between the two; the default is the call's option
+        :raises DeliveryOptionError: if that is nonsense
         """
-        self.request("terminate" if grace is None else f"terminate {grace:f}")
+        self.request("terminate" if grace is None else f"terminate {parse_duration('grace', grace):f}")
 
     def kill(self) -> None:
         """Kill the call's processes; its result is then :class:`~deliveryboy_ng.CallCancelled`."""

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .delivery import Delivery
@@ -68,6 +68,7 @@ class Dispatcher:
         self._ending: dict[Exchange, Delivery[Any]] = {}
         self._known: set[Delivery[Any]] = set()
         self._opening: Session | None = None
+        self._shared: Mapping[str, Any] | None = None
         self._base: Exchange | None = None
         self._thread: threading.Thread | None = None
         self._session: Session | None = None
@@ -108,7 +109,8 @@ class Dispatcher:
         """
         with self._lock:
             self._is_closing = True
-            cancelled = [delivery for delivery in self._waiting if cancel and not delivery.running()]
+            # The thread takes from it meanwhile; to copy it is one step.
+            cancelled = [delivery for delivery in list(self._waiting) if cancel and not delivery.running()]
         for delivery in cancelled:
             delivery.cancel()
         opening = self._opening
@@ -212,10 +214,11 @@ class Dispatcher:
         self._opening = session
 
     def _start_template(self, session: Session, greeting: Greeting, journey: Journey) -> None:
+        self._shared = journey.box.own
         base = self._base = journey.begin(session, greeting, self.workers)
         while not base.over and not base.ending.reply.status:
             session.turn()
-            if self._is_closing and all(delivery.cancelled() for delivery in self._waiting):
+            if self._is_closing and all(delivery.cancelled() for delivery in list(self._waiting)):
                 raise CallCancelled("cancelled before it began")
         if base.over or base.ending.reply.status != b"R":
             session.see_through(base)
@@ -254,6 +257,8 @@ class Dispatcher:
             if not (delivery.running() or delivery.begin()):
                 self._settle(delivery, None)
                 continue
+            if self._shared is not None:
+                delivery.journey.also_own = self._shared
             try:
                 self._running[delivery.journey.begin(session, self._greeting, self.workers)] = delivery
             except Exception as problem:

@@ -14,7 +14,7 @@ from .parcel import Parcel
 from .wire import Lent
 from .worker import frames
 
-__all__ = ["Ending", "Exchange"]
+__all__ = ["Ending", "Exchange", "Line"]
 
 # The far side keeps the time; this side only steps in when nothing is heard of it for so long after it should have.
 _STALLED = 5.0
@@ -25,8 +25,8 @@ _SLOWEST = 1 << 14
 # The same where no line is in between; and bytes that may lie in buffers on the way.
 _SLOWEST_HERE = 1 << 22
 _IN_BUFFERS = 1 << 22
-# Seconds that an end which was asked for may take.
-_LONGEST_END = 30.0
+# Seconds that an end which was asked for may take, and that the question may at most be on its way.
+_LONGEST_END, _LONGEST_WAY = 30.0, 60.0
 
 
 @dataclass
@@ -44,6 +44,8 @@ class Ending:
     lost: ConnectionLost | None = None
     patience: float = math.inf
     start_by: float = math.inf
+    asked: bool = False
+    told: bool = False
     _latest: float = math.inf
     _late: int = 0
     _total: int | None = None
@@ -57,10 +59,28 @@ class Ending:
         """The far side should have been heard of by then."""
         self.patience = min(self.patience, time.monotonic() + seconds)
 
-    def end(self) -> None:
-        """It has been told to end."""
+    def ask_to_end(self) -> None:
+        """It shall end, and will be told so behind all that is to be sent before."""
+        self.asked = True
         self.give_up_after(_STALLED)
-        self._latest = min(self._latest, time.monotonic() + _LONGEST_END)
+
+    def tell_to_end(self, way: float) -> None:
+        """That has been written.
+
+        :param way: seconds that it may be on its way
+        """
+        if self.told:
+            return
+        self.told = True
+        way = min(way, _LONGEST_WAY)
+        self.patience = _extended(self.patience, math.inf, time.monotonic() + _STALLED + way)
+        self._latest = time.monotonic() + _LONGEST_END + way
+
+    def move(self, written: int, come: int) -> None:
+        """Bytes of whatever kind move on the line where an end is awaited: what is to be told, or heard, may stand behind them."""
+        if self.asked:
+            moved = written + come if self.told else written
+            self.patience = _extended(self.patience, moved / _SLOWEST, time.monotonic() + _STALLED)
 
     def hear(self, kind: int, size: int) -> None:
         """Wait longer for what is overdue while it comes, as fast as a slow line at least; for what is unwanted, not for ever."""
@@ -109,7 +129,7 @@ class Exchange:
     """One call on its way over a session.
 
     :ivar answered: whether the function has returned, and nothing else can be made of that any more
-    :ivar taken: bytes that the transport had taken when it was last looked at
+    :ivar taken: bytes that the transport had taken, and ``come`` those that had come, when that was last looked at
     :ivar lent: what large pieces go or come by
     :ivar asked: how often the far side has asked for that
     """
@@ -121,10 +141,35 @@ class Exchange:
     requests: deque[str]
     ending: Ending
     taken: int = 0
+    come: int = 0
     answered: bool = False
     over: bool = False
     lent: list[Lent] = field(default_factory=list)
     asked: int = 0
+
+
+class Line:
+    """How much of what has been written may still be on its way, on the slowest line.
+
+    :param is_here: whether none is in between
+    """
+
+    def __init__(self, is_here: bool) -> None:
+        self._rate = _SLOWEST_HERE if is_here else _SLOWEST
+        self._written = self._afloat = 0.0
+        self._seen = time.monotonic()
+
+    def note(self, written: int) -> None:
+        """So many bytes have been written by now."""
+        now = time.monotonic()
+        self._afloat = max(0.0, self._afloat - (now - self._seen) * self._rate) + written - self._written
+        self._afloat = min(self._afloat, _IN_BUFFERS)
+        self._written, self._seen = written, now
+
+    @property
+    def way(self) -> float:
+        """Seconds that what is written now may take."""
+        return self._afloat / self._rate
 
 
 def _extended(deadline: float, seconds: float, most: float) -> float:

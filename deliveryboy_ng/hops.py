@@ -15,7 +15,7 @@ from .exceptions import (
     TransportNotFound,
     TransportRefused,
 )
-from .receipt import ending_in_words
+from .receipt import ending_in_words, printable
 from .transports import Transport
 
 __all__ = ["Failure", "diagnose"]
@@ -139,12 +139,12 @@ def evidence(argv: Sequence[str], returncode: int | None, stderr: str, noise: by
 
 
 def _last_lines(text: str) -> str:
-    return "\n           ".join(line[:300] for line in text.strip().splitlines()[-5:])
+    return "\n           ".join(printable(line[:300]) for line in text.strip().splitlines()[-5:])
 
 
 def _line_of(text: str, place: int) -> str:
     start = text.rfind("\n", 0, place) + 1
-    return text[start:].splitlines()[0].strip()
+    return printable(text[start:].splitlines()[0].strip())
 
 
 def _hop_named(failure: Failure, command: str, line: str = "") -> str:

@@ -9,8 +9,8 @@ import platform
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import packing, replies
@@ -52,6 +52,7 @@ class Journey:
     is_template: bool = False
     is_stream: bool = False
     shares_state: bool = False
+    also_own: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.is_resolved:
@@ -275,10 +276,15 @@ class Journey:
             "prefixes": (sys.prefix, sys.exec_prefix),
         }
 
+    @property
+    def _own(self) -> Mapping[str, Any]:
+        """What has travelled by value, by its number: with the call, or with what its session's calls share."""
+        return {**self.also_own, **self.box.own} if self.also_own else self.box.own
+
     def _accepted(self) -> dict[str, type]:
         """The classes that may come back, by the names under which the far side knows them."""
         names = {f"{kind.__module__}:{kind.__qualname__}": kind for kind in self.options.accepts}
-        return names | {number: thing for number, thing in self.box.own.items() if thing in self.options.accepts}
+        return names | {number: thing for number, thing in self._own.items() if thing in self.options.accepts}
 
     def _note_start(self, ending: Ending) -> bool:
         if self.on_start is not None and self.session is not None:
@@ -314,12 +320,16 @@ class Journey:
             started=self.started,
             duration=(self._ended or time.monotonic()) - self._clock,
         )
-        return judge(receipt, ending, Case(self.name, self.options, self._reader(), bytes(self._sink.last_words)))
+        return judge(receipt, ending, Case(self.name, self.options, self._reader(), bytes(self._sink.last_words), self._timeout))
+
+    @property
+    def _timeout(self) -> str:
+        return "initializer_timeout" if self.is_template else "timeout"
 
     def _reader(self) -> replies.Reader:
         if self._value:
             return replies.Known(self._value[0])
-        return replies.Pickles(self.box.own) if self.options.trusted else replies.Data(self._accepted())
+        return replies.Pickles(self._own) if self.options.trusted else replies.Data(self._accepted())
 
     def _applied(self, ending: Ending) -> tuple[str, ...]:
         """What held the call: by the supervisor's hand since its start, by its own before the function ran."""

@@ -10,12 +10,10 @@ from typing import Any
 
 from .exceptions import DeliveryOptionError
 
-__all__ = ["LONGEST", "Limits", "parse_seconds", "parse_size", "plain", "refuse_unknown"]
+__all__ = ["Limits", "parse_duration", "parse_seconds", "parse_size", "plain", "refuse_unknown"]
 
 _LARGEST = 1 << 62
-LONGEST = 1_000_000_000
-"""Seconds that anything may take."""
-
+_LONGEST = 1_000_000_000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -147,9 +145,16 @@ class Limits:
 
 def parse_seconds(name: str, value: object) -> float:
     """:raises DeliveryOptionError: if it is no number of seconds above 0"""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= LONGEST:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _LONGEST:
         return float(value)
-    raise DeliveryOptionError(f"{name} must be a number of seconds above 0 and up to {LONGEST:,}, not {value!r}")
+    raise DeliveryOptionError(f"{name} must be a number of seconds above 0 and up to {_LONGEST:,}, not {value!r}")
+
+
+def parse_duration(name: str, value: object) -> int | float:
+    """:raises DeliveryOptionError: if it is no number of seconds from 0 on"""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _LONGEST:
+        return value if type(value) is int else float(value)
+    raise DeliveryOptionError(f"{name} must be a number of seconds from 0 to {_LONGEST:,}, not {value!r}")
 
 
 def _niceness(value: object) -> int:

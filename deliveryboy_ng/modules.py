@@ -103,7 +103,8 @@ def imports_of(code: CodeType) -> Imports:
         if isinstance(constant, CodeType):
             found |= imports_of(constant)
         elif dynamic and isinstance(constant, str) and constant.replace(".", "").isidentifier():
-            found.add((0, constant, ()))
+            name = constant.lstrip(".")
+            found.add((len(constant) - len(name), name, ()))
     return frozenset(found)
 
 
@@ -113,7 +114,9 @@ def names_of(imports: Imports, package: str) -> Iterator[str]:
         if level:
             parents = package.split(".")
             base = ".".join(parents[: len(parents) - level + 1]) if level <= len(parents) else ""
-            name = f"{base}.{name}".strip(".") if base else name
+            if not base:
+                continue  # there is no package that it could be relative to
+            name = f"{base}.{name}".strip(".")
         yield name
         for child in children:
             if child == "*":
@@ -142,7 +145,8 @@ def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
         above = find_spec(parent)
         if above is None or above.submodule_search_locations is None:
             return None
-        path = list(above.submodule_search_locations)
+        # It may have been bound to others since, as pkgutil.extend_path does.
+        path = list(getattr(sys.modules.get(parent), "__path__", above.submodule_search_locations))
     for finder in sys.meta_path:
         try:
             spec = finder.find_spec(name, path)
@@ -194,7 +198,8 @@ _REASONS = {
 
 # --- what travels --------------------------------------------------------------------------------------------------
 
-_loaded: dict[tuple[str, str, int, int], Module] = {}
+# By name and file; with when that was written, and its size.
+_loaded: dict[tuple[str, str], tuple[tuple[int, int], Module]] = {}
 
 
 def load(name: str, spec: importlib.machinery.ModuleSpec) -> Module:
@@ -205,15 +210,16 @@ def load(name: str, spec: importlib.machinery.ModuleSpec) -> Module:
         return Module(name, True, "", None, None)
     try:
         found = os.stat(file)
-        key = (name, file, found.st_mtime_ns, found.st_size)
+        version = (found.st_mtime_ns, found.st_size)
     except OSError:
-        key = (name, file, 0, 0)
-    if key not in _loaded:
+        version = (0, 0)
+    known = _loaded.get((name, file))
+    if known is None or known[0] != version:
         source = _source(name, spec, file)
         code = _code(name, spec, file, source)
         packed, imports = (marshal.dumps(code), imports_of(code)) if code else (None, frozenset())
-        _loaded[key] = Module(name, package, file, source, packed, imports=imports)
-    module = _loaded[key]
+        known = _loaded[name, file] = version, Module(name, package, file, source, packed, imports=imports)
+    module = known[1]
     return Module(name, package, file, module.source, module.code, imports=module.imports)
 
 
@@ -239,6 +245,8 @@ def _code(name: str, spec: importlib.machinery.ModuleSpec, file: str, source: st
         fallback: Any = spec.loader
         return fallback.get_code(name)  # type: ignore[no-any-return]
     except SyntaxError as error:
+        if source is not None and name not in sys.modules:
+            return None  # where it is imported it may be by another Python
         raise DeliveryPackingError(
             f"module {name} cannot be compiled: {error}", path=f"module {name}", real_exception=error
         ) from error
@@ -277,7 +285,7 @@ class Collector:
         queue = [(name, reason)]
         while queue:
             name, reason = queue.pop()
-            self._uses_resources = self._uses_resources or name in _RESOURCE_APIS
+            self._uses_resources = self._uses_resources or any(f"{name}.".startswith(f"{api}.") for api in _RESOURCE_APIS)
             parent = name.rpartition(".")[0]
             if name in self.entries or name == "__main__" or not name:
                 continue
@@ -334,15 +342,18 @@ class Collector:
                 self.entries[module.name] = Entry(module.name, True, module.size, self.entries[module.name].reason)
 
 
-def _data_files(folder: Path) -> dict[str, bytes]:
+def _data_files(folder: Path, above: frozenset[str] = frozenset()) -> dict[str, bytes]:
+    """:param above: the folders that it lies in, to which a link in it may lead"""
     found: dict[str, bytes] = {}
+    above |= {os.path.realpath(folder)}
     if not folder.is_dir():
         return found  # in an archive
     for path in sorted(folder.iterdir()):
         if path.name.startswith((".", "__pycache__")):
             continue
         if path.is_dir() and not (path / "__init__.py").exists():
-            found |= {f"{path.name}/{name}": data for name, data in _data_files(path).items()}
+            if os.path.realpath(path) not in above:
+                found |= {f"{path.name}/{name}": data for name, data in _data_files(path, above).items()}
         elif path.is_file() and not path.name.endswith((".py", ".pyc", *_EXTENSIONS)):
             found[path.name] = path.read_bytes()
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import inspect
 import os
 import pickle
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 from .confinement import Confinement, merged
 from .exceptions import DeliveryOptionError
-from .limits import LONGEST, Limits, parse_size, plain
+from .limits import Limits, parse_duration, parse_size, plain
 from .transports import Transport, chain_of, confined, default_executables, guard_of, is_trusted, namespaces_of
 
 __all__ = ["Options", "Output"]
@@ -107,9 +108,7 @@ class Options:
             value = getattr(self, name)
             if value is None and name == "timeout":
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 <= value <= LONGEST):
-                raise DeliveryOptionError(f"{name} must be a number of seconds from 0 to {LONGEST:,}, not {value!r}")
-            object.__setattr__(self, name, value if type(value) is int else float(value))
+            object.__setattr__(self, name, parse_duration(name, value))
         if not self.connect_timeout:
             raise DeliveryOptionError("connect_timeout must be more than 0 seconds")
 
@@ -121,6 +120,8 @@ class Options:
             raise DeliveryOptionError(f"executable must be the path or name of a Python interpreter, not {self.executable!r}")
         if self.output not in (None, "live", "capture", "discard") and not callable(self.output):
             raise DeliveryOptionError(f'output must be "live", "capture", "discard" or a callable, not {self.output!r}')
+        if inspect.iscoroutinefunction(self.output):
+            raise DeliveryOptionError(f"output is called, not awaited, for what has come; {self.output!r} must be a plain function")
         if not isinstance(self.limits, Limits):
             raise DeliveryOptionError(f"limits must be Limits(...), not {self.limits!r}")
         if self.confinement is not None and not isinstance(self.confinement, Confinement):

@@ -10,14 +10,20 @@ A far side of another Python version cannot take code; for it the same is packed
 from __future__ import annotations
 
 import copyreg
+import dataclasses
+import dis
 import functools
 import importlib.util
+import inspect
 import io
+import itertools
 import marshal
+import pickle
 import platform
+import sys
 import types
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +73,12 @@ _REDUCERS = {kind: _translating(reducer) for kind, reducer in cp.Pickler._dispat
 
 # A child that multiprocessing has spawned knows its parent's __main__ under another name, which nobody else does.
 MAIN = ("__main__", "__mp_main__")
+# Each thing that travels by value has its own, and what a session's template was sent is known by it to its calls.
+_numbers = itertools.count()
+# What stands for nothing in a dataclass's fields is known by its identity.
+_SENTINELS = {id(getattr(dataclasses, name)): name for name in ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY")}
+_OF_CLASS_BODIES = ("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+_OF_ENUM = ("_value_", "_name_", "__objclass__", "_sort_order_")
 _LRU_CACHE = type(functools.lru_cache(len))
 _SINGLE_DISPATCH = functools.singledispatch(lambda thing: None).__code__  # type: ignore[attr-defined]
 
@@ -200,7 +212,14 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         self._code_travels = code_travels
         self.holds_code = False
         self.own: dict[str, Any] = {}
-        special: dict[type, Callable[[Any], Any]] = {types.CodeType: self._reduce_code, types.ModuleType: self._reduce_module}
+        # By identity: each with that which it becomes, and which several functions may share.
+        self._cells: dict[int, tuple[types.CellType, types.CellType]] = {}
+        special: dict[type, Callable[[Any], Any]] = {
+            types.CodeType: self._reduce_code,
+            types.ModuleType: self._reduce_module,
+            io.TextIOWrapper: _reduce_text_file,
+            io.BufferedReader: _reduce_binary_file,
+        }
         # Read once, by the initialiser.
         self.dispatch_table = ChainMap(special, _REDUCERS, copyreg.dispatch_table)
         super().__init__(file, protocol=5)
@@ -212,6 +231,10 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
             return self._reduce_function(thing)
         if isinstance(thing, _LRU_CACHE):
             return self._reduce_cache(thing)
+        if id(thing) in _SENTINELS:
+            return _SENTINELS[id(thing)]
+        if isinstance(thing, types.ModuleType) and type(thing) is not types.ModuleType and modules_.is_module(thing):
+            return self._reduce_module(thing)
         if type(thing) is functools.cached_property:
             # Before 3.12 it holds a lock.
             return functools.cached_property, (thing.func,), {"attrname": thing.attrname}
@@ -229,7 +252,9 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
             self._needs_code(f"class {thing.__module__}.{thing.__qualname__}")
             # Both reconstructors end with the class's number and one more argument.
             self.own[reduced[1][-2]] = thing
-        if reduced[0] is cp._make_skeleton_class and "__slots__" in vars(thing) and not hasattr(thing, "_fields"):
+        if reduced[0] is cp._make_skeleton_enum:
+            reduced = _with_members(thing, reduced)
+        elif "__slots__" in vars(thing) and reduced[0] is cp._make_skeleton_class and not issubclass(thing, tuple):
             reduced = _with_slots(reduced)
         return _translated(reduced)
 
@@ -245,7 +270,14 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         self._needs_code(f"function {module}.{thing.__qualname__}")
         self._collector.scan(thing.__code__, modules_.package_of(thing.__globals__), f"imported in {thing.__qualname__}")
         make, args, (attributes, slots), *rest = self._dynamic_function_reduce(thing)
-        number = f"function {len(self.own)}"
+        if thing.__closure__:
+            cells = [self._cells.setdefault(id(cell), (cell, cp._make_empty_cell()))[1] for cell in thing.__closure__]
+            args = (*args[:-1], tuple(cells))
+        for code in _codes_within(thing.__code__):
+            named = _names_of_class_body(code) & thing.__globals__.keys()
+            slots["__globals__"].update({name: thing.__globals__[name] for name in named})
+            slots["_cloudpickle_submodules"] += cp._find_imported_submodules(code, slots["__globals__"].values())
+        number = f"function {next(_numbers)}"
         self.own[number] = thing
         return _translated((make, args, (attributes, {**slots, "_deliveryboy_number": number}), *rest))
 
@@ -280,6 +312,53 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         if modules_.is_module(module) and module.__name__ != "__main__":
             self._collector.add(module.__name__, "referred to by name")
         return _translated(cp._module_reduce(module))
+
+
+def _codes_within(code: types.CodeType) -> Iterator[types.CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield constant
+            yield from _codes_within(constant)
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_of_class_body(code: types.CodeType) -> frozenset[str]:
+    """What it reads of its own names, which may be globals; nothing if it is a function's."""
+    if code.co_flags & inspect.CO_OPTIMIZED:
+        return frozenset()
+    return frozenset(each.argval for each in dis.get_instructions(code) if each.opname in _OF_CLASS_BODIES)
+
+
+def _reduce_text_file(file: io.TextIOWrapper) -> Any:
+    reduced = cp._file_reduce(file)
+    if reduced[0] is cp._file_reconstructor:
+        # What tell() says of a text is not a number of characters.
+        (copy,) = reduced[1]
+        place = file.tell()
+        copy.seek(len(copy.getvalue()) - len(file.read()))
+        file.seek(place)
+    return _translated(reduced)
+
+
+def _reduce_binary_file(file: io.BufferedReader) -> Any:
+    if file is getattr(sys.stdin, "buffer", None) or file.isatty():
+        raise pickle.PicklingError("Cannot pickle standard input or a terminal")
+    place = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(place)
+    return io.BytesIO, (), (content, place, None)
+
+
+def _with_members(kind: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An enumeration's, with other names of members, those that are several flags, and what members have of their own."""
+    make, (bases, name, qualname, _, *rest), (attributes, more), *others = reduced
+    members = kind.__members__
+    attributes = {known: value for known, value in attributes.items() if known not in members}
+    own = {known: {key: value for key, value in vars(member).items() if key not in _OF_ENUM} for known, member in members.items()}
+    attributes["_deliveryboy_members"] = {known: found for known, found in own.items() if found}
+    values = {known: member._value_ for known, member in members.items()}
+    return make, (bases, name, qualname, values, *rest), (attributes, more), *others
 
 
 def _with_slots(reduced: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -171,7 +171,7 @@ class Receipt:
         rows = {
             "verdict": self.verdict.value + (f" ({self.limit})" if self.limit else ""),
             "value": _shown(self.value)[:500] if self.ok else "",
-            "exception": f"{type(self.exception).__name__}: {self.exception}"[:1000] if self.exception is not None else "",
+            "exception": "" if self.exception is None else _told(self.exception)[:1000],
             "exit": "" if self.returncode in (0, None) else ending_in_words(self.returncode),
             "stdout": self.stdout_text[-500:],
             "stderr": self.stderr_text[-500:],
@@ -186,6 +186,15 @@ class Receipt:
             if text
         )
         return f"<table><caption>{html.escape(self.function)}</caption>{cells}</table>"
+
+
+def printable(text: str) -> str:
+    """The text with what would make a terminal do something shown as what it is."""
+    return "".join(map(_shown_character, text)) if not text.isprintable() else text
+
+
+def _shown_character(character: str) -> str:
+    return character if character in "\t\n" or character.isprintable() else repr(character)[1:-1]
 
 
 def in_mebibytes(size: float) -> str:
@@ -241,6 +250,13 @@ def _is_much(value: object) -> bool:
         elif isinstance(each, BaseException) or dataclasses.is_dataclass(each):
             following += [getattr(each, "args", None), *getattr(each, "__dict__", {}).values()]
     return left < 0
+
+
+def _told(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return _shown(error)
 
 
 def _shown(value: object) -> str:

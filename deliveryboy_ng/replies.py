@@ -124,6 +124,9 @@ def _rebuild(record: dict[str, Any], own: Mapping[str, Any], origin: Origin) -> 
     error, reason = _unpickled(record, own)
     if error is None:
         error = stand_in(record, frames, reason)
+    elif record["notes"] and not getattr(error, "__notes__", None):
+        # Its class says how it is made, and leaves them out.
+        BaseException.__dict__["__dict__"].__get__(error)["__notes__"] = list(record["notes"])
     return with_frames(error, frames)
 
 
@@ -150,11 +153,12 @@ def _bare(record: dict[str, Any], own: Mapping[str, Any]) -> BaseException | Non
 
 def _link(error: BaseException, place: int, records: list[dict[str, Any]], errors: list[BaseException]) -> None:
     record = records[place]
+    # An exception may let nobody set anything.
     if record["cause"] is not None:
-        error.__cause__ = errors[record["cause"]]
+        BaseException.__dict__["__cause__"].__set__(error, errors[record["cause"]])
     if record["context"] is not None:
-        error.__context__ = errors[record["context"]]
-    error.__suppress_context__ = record["suppress"]
+        BaseException.__dict__["__context__"].__set__(error, errors[record["context"]])
+    BaseException.__dict__["__suppress_context__"].__set__(error, record["suppress"])
     if isinstance(error, BaseExceptionGroup):
         # The members were pickled once more within their group, without all that is linked here.
         for member, own in zip(error.exceptions, record["members"], strict=False):

@@ -21,7 +21,7 @@ from pathlib import Path
 from . import hops
 from .answer import Account, Reply
 from .exceptions import CallCancelled, ConnectionLost, DeliveryTransportError, HandshakeError, InterpreterTooOld
-from .exchange import Ending, Exchange
+from .exchange import Ending, Exchange, Line
 from .hops import Failure
 from .parcel import Parcel
 from .transports import Local, Transport, lane_of, wrap
@@ -83,6 +83,7 @@ class Session:
         self._damage = ""
         self._number = 0
         self._exchanges: dict[int, Exchange] = {}
+        self._line = Line(lane_of(chain) == "binary")
         self.lost = False
         self._worker_lines: tuple[bytes, str, list[bytes]] = (b"", "", [])
         self._has_worker = False
@@ -215,7 +216,7 @@ class Session:
         ending = Ending(Reply(most, bool(parcel.setup["stream"])))
         asked = self._requests if requests is None else requests
         exchange = Exchange(self._number, parcel, output, started, asked, ending)
-        exchange.taken = self._wire.written
+        exchange.taken, exchange.come = self._wire.written, self._wire.total
         self._exchanges[exchange.number] = exchange
         self._wire.send(parcel.lines(exchange.number, self._encoder))
         return exchange
@@ -230,9 +231,10 @@ class Session:
 
         :param until: wait no longer than that, by the monotonic clock
         """
+        self._line.note(self._wire.written)
         for exchange in list(self._exchanges.values()):
             self._pass_on_requests(exchange)
-            self._expect_start(exchange)
+            self._expect(exchange)
             until = min(until, exchange.ending.deadline)
         if not self._wire.received and not self._has_ended():
             self._wire.pump(None if until == math.inf else max(0.0, until - time.monotonic()))
@@ -259,7 +261,7 @@ class Session:
             self.lost = True
         for exchange in self._exchanges.values():
             # What has been written meanwhile takes its time.
-            self._expect_start(exchange)
+            self._expect(exchange)
             overdue = time.monotonic() >= exchange.ending.deadline
             if exchange.ending.is_overdue(self._wire.total) or (overdue and not self._wire.pump(0)):
                 self.lost = True
@@ -272,10 +274,13 @@ class Session:
         exchange.lent.clear()
         del self._exchanges[exchange.number]
 
-    def _expect_start(self, exchange: Exchange) -> None:
+    def _expect(self, exchange: Exchange) -> None:
+        """What moves is on its way: it has its time until it starts, or ends."""
+        taken, exchange.taken = self._wire.written - exchange.taken, self._wire.written
+        come, exchange.come = self._wire.total - exchange.come, self._wire.total
         if exchange.ending.remote_pid is None:
-            taken, exchange.taken = self._wire.written - exchange.taken, self._wire.written
             exchange.ending.expect_start(taken, lane_of(self.chain) == "binary", self._start_patience)
+        exchange.ending.move(taken, come)
 
     def _note(self, exchange: Exchange, kind: int, payload: bytes) -> None:
         """:raises FrameError: if a frame makes no sense"""
@@ -366,8 +371,14 @@ class Session:
                 self._wire.send(self._encoder.pieces(frames.SIGNAL, exchange.number, what.encode()))
 
     def _kill(self, exchange: Exchange) -> None:
-        self._wire.send(self._encoder.pieces(frames.SIGNAL, exchange.number, b"kill"))
-        exchange.ending.end()
+        exchange.ending.ask_to_end()
+        self._wire.send(self._kill_frame(exchange))
+
+    def _kill_frame(self, exchange: Exchange) -> Iterator[bytes]:
+        yield from self._encoder.pieces(frames.SIGNAL, exchange.number, b"kill")
+        # All of it has been written when more is asked for.
+        self._line.note(self._wire.written)
+        exchange.ending.tell_to_end(self._line.way)
 
     def _connection_lost(self) -> ConnectionLost:
         if self._wire.ended:

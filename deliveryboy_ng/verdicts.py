@@ -40,7 +40,7 @@ from .exceptions import (
 )
 from .exchange import Ending
 from .options import Options
-from .receipt import Receipt, Verdict, ending_in_words, in_mebibytes, signal_name
+from .receipt import Receipt, Verdict, ending_in_words, in_mebibytes, printable, signal_name
 from .tracebacks import Origin
 from .transports import is_elsewhere
 from .worker import records
@@ -65,12 +65,14 @@ class Case:
 
     :ivar reader: reads what the answer holds
     :ivar last_words: the last of the call's stderr, whether it is kept in the receipt or not
+    :ivar timeout: what the option is called that limits its time
     """
 
     name: str
     options: Options
     reader: replies.Reader
     last_words: bytes
+    timeout: str = "timeout"
 
 
 def judge(receipt: Receipt, ending: Ending, case: Case) -> Receipt:
@@ -123,12 +125,17 @@ def _was_asked_for(ending: str, options: Options) -> bool:
 def _took_too_long(receipt: Receipt, account: Account, case: Case) -> Receipt:
     ended = "was killed" if receipt.signal == signal.SIGKILL else "ended"
     text = (
-        f"{case.name} took longer than timeout={case.options.timeout:g} seconds and {ended} after {account.wall:.2f} (it had "
-        f"{account.tasks} processes and threads and {in_mebibytes(account.peak)} at most when looked at); raise timeout, or do less"
+        f"{case.name} took longer than {case.timeout}={case.options.timeout:g} seconds and {ended} after {account.wall:.2f} "
+        f"(it had {_tasks(account.tasks)} and {in_mebibytes(account.peak)} at most when looked at); "
+        f"raise {case.timeout}, or do less"
     )
     error = CallTimeout(text)
     error.__cause__ = receipt.exception
     return _failed(receipt, Verdict.TIMEOUT, error, "timeout")
+
+
+def _tasks(number: int) -> str:
+    return "one process" if number == 1 else f"{number} processes and threads"
 
 
 def _used_too_much_cpu(receipt: Receipt, account: Account, case: Case) -> Receipt:
@@ -288,7 +295,7 @@ def _origin(receipt: Receipt, case: Case) -> Origin:
 
 
 def _text(payload: replies.Buffer) -> str:
-    return bytes(payload[: 1 << 16]).decode("utf-8", "replace")
+    return printable(bytes(payload[: 1 << 16]).decode("utf-8", "replace"))
 
 
 # --- ended itself -----------------------------------------------------------------------------------------------------
@@ -302,7 +309,7 @@ def _ended_itself(receipt: Receipt, case: Case) -> Receipt:
         return _beyond(receipt, case, "cpu", f"it used {used:.2f} seconds of processor time and was killed")
     if receipt.signal == signal.SIGXFSZ and "file_size" in limits:
         return _beyond(receipt, case, "file_size", "it was killed by SIGXFSZ")
-    last_words = case.last_words.decode("utf-8", "backslashreplace")
+    last_words = printable(case.last_words.decode("utf-8", "backslashreplace"))
     fault = last_words[last_words.rfind("Fatal Python error") :] if "Fatal Python error" in last_words else ""
     said = _quoted_fault(fault) if fault else _quoted(last_words)
     if receipt.signal is not None:

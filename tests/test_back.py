@@ -6,8 +6,10 @@ PYTEST_DONT_REWRITE: a rewritten assert refers to pytest, which is not installed
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gzip
 import io
+import json
 import os
 import resource
 import signal
@@ -44,6 +46,50 @@ class Plain(Exception):
 class TwoArguments(Exception):
     def __init__(self, left: int, right: int) -> None:
         super().__init__(f"{left} and {right}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    value: int
+
+
+@pytest.mark.parametrize("trust", [True, False])
+def test_exceptions_that_let_nothing_be_set_and_that_leave_out_their_notes(trust: bool) -> None:
+    def frozen() -> None:
+        raise Frozen(3)
+
+    def noted() -> None:
+        error = json.JSONDecodeError("message", "text", 0)
+        error.add_note("a note")
+        raise error
+
+    if trust:
+        with pytest.raises(Frozen) as caught:
+            deliver(frozen)()
+        assert caught.value.value == 3
+    with pytest.raises(json.JSONDecodeError) as told:
+        deliver(trust=trust)(noted)()
+    assert told.value.__notes__ == ["a note"]
+
+
+def test_a_receipt_can_be_shown_whatever_its_exception_says() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise LookupError
+
+    def work() -> None:
+        raise Mute
+
+    assert "Mute" in deliver(work).run()._repr_html_()
+
+
+def test_a_call_makes_no_terminal_do_anything() -> None:
+    def work() -> None:
+        os.write(2, b"\x1b]0;mine\x07\x1b[2Jlast words\n")
+        os._exit(3)
+
+    error = deliver(work).run().exception
+    assert "\x1b" not in str(error) and "\\x1b[2Jlast words" in str(error)
 
 
 def without_lines() -> None:

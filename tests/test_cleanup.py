@@ -41,6 +41,7 @@ from deliveryboy_ng import (
     exchange,
     journey,
 )
+from deliveryboy_ng.worker import frames
 
 
 def start_family(mark: str) -> None:
@@ -562,6 +563,31 @@ def test_a_slow_line_has_the_time_it_needs(tmp_path: Path, monkeypatch: pytest.M
             pass  # the interpreter itself has no more time than that
         slow.touch()
         assert executor.submit(len, os.urandom(60_000)).result(60) == 60_000
+
+
+def test_cancelling_a_call_behind_much_that_is_sent_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, throttle = tmp_path / "slow", tmp_path / "throttle.py"
+    throttle.write_text(THROTTLE)
+    pipe = f'{sys.executable} {throttle} 40000 {slow} | "$@"'
+    with DeliveryExecutor(2, transport=Command(["sh", "-c", pipe, "sh"])) as executor:
+        assert executor.submit(len, b"").result(30) == 0
+        held = executor.submit(time.sleep, 100)
+        assert held.remote_pid
+        monkeypatch.setattr(exchange, "_STALLED", 0.5)
+        slow.touch()
+        sent = executor.submit(len, os.urandom(60_000))
+        assert sent.running() and held.cancel()
+        assert sent.result(60) == 60_000 and held.receipt(60).verdict is Verdict.CANCELLED
+
+
+def test_frames_of_a_call_that_is_no_more_are_dropped() -> None:
+    with DeliveryExecutor(1) as executor:
+        assert executor.submit(len, b"").result(30) == 0
+        session = executor._dispatcher._session
+        assert session is not None
+        for kind in (frames.PIECES, frames.BODY, frames.START):
+            session._wire.send(session._encoder.pieces(kind, 77, b"x"))
+        assert executor.submit(len, b"x").result(30) == 1 and executor._dispatcher._session is session
 
 
 def test_what_a_supervisor_dies_of_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deliveryboy_ng.worker import frames
+from deliveryboy_ng.worker import frames, ledger
 from deliveryboy_ng.worker.frames import Decoder, Encoder, FrameError, RawDecoder
 
 NONCE = b"0123456789abcdef"
@@ -238,3 +239,10 @@ def test_damage_within_a_large_payload_of_text_is_found(place: int, what: str, l
     }[what]  # fmt: skip
     with pytest.raises(FrameError):
         Decoder(NONCE, frames.TO_NEAR).feed(b"".join(lines) * 2)
+
+
+def test_an_answer_of_nothing_but_empty_pieces_takes_no_more_time_than_it_has_bytes() -> None:
+    call = ledger.Call(1)
+    started = time.process_time()
+    call.follow((b"P" + bytes(8)) * 100_000)
+    assert time.process_time() - started < 2 and call.head == b"" and not call.answered

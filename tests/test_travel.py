@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import xml.etree.ElementTree
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,15 @@ import conftest
 import pytest
 
 import deliveryboy_ng
-from deliveryboy_ng import DeliveryPackingError, DeliveryPickleError, Sudo, VersionMismatchError, deliver, packing, worker
+from deliveryboy_ng import (
+    DeliveryPackingError,
+    DeliveryPickleError,
+    Sudo,
+    VersionMismatchError,
+    deliver,
+    packing,
+    worker,
+)
 
 FACTOR = 3
 LOCK = threading.Lock()
@@ -185,6 +194,199 @@ def test_state_of_globals_is_the_current_one() -> None:
         assert deliver(uses_helper)(1) == 11
     finally:
         FACTOR = 3
+
+
+def counter() -> Any:
+    count = 0
+
+    def increase() -> None:
+        nonlocal count
+        count += 1
+
+    return increase, lambda: count
+
+
+def test_functions_that_share_a_variable_still_do() -> None:
+    increase, count = counter()
+
+    def work() -> int:
+        increase()
+        increase()
+        return count()
+
+    assert deliver(work)() == 2
+    assert deliver(lambda change, read: (change(), change(), read())[-1])(increase, count) == 2
+
+
+class Shade(enum.Enum):
+    RED = 1
+    CRIMSON = 1
+
+
+class Permission(enum.Flag):
+    READ = 1
+    WRITE = 2
+    BOTH = 3
+
+
+class Planet(enum.Enum):
+    EARTH = (5.9, 6.3)
+
+    def __init__(self, mass: float, radius: float) -> None:
+        self.mass, self.radius = mass, radius
+
+
+def test_enumerations_keep_their_names_and_what_members_have() -> None:
+    def work() -> Any:
+        return Shade["CRIMSON"].name, list(Shade.__members__), Permission(3).name, Planet.EARTH.mass, Planet.EARTH
+
+    assert deliver(work)() == ("RED", ["RED", "CRIMSON"], "BOTH", 5.9, Planet.EARTH)
+
+
+@dataclasses.dataclass
+class Base:
+    first: int
+    more: list[int] = dataclasses.field(default_factory=list)
+
+
+def decorated(function: Any) -> Any:
+    return function
+
+
+def test_classes_are_made_over_there_as_here() -> None:
+    def work() -> Any:
+        @dataclasses.dataclass
+        class Derived(Base):
+            third = FACTOR
+
+            @decorated
+            def factor(self) -> int:
+                return FACTOR
+
+        try:
+            Derived()  # type: ignore[call-arg]
+        except TypeError:
+            made = Derived(1)
+            return dataclasses.fields(Base)[0].default is dataclasses.MISSING, made.factor(), made.third
+        return "a field without a default had one"
+
+    assert deliver(work)() == (True, FACTOR, FACTOR)
+
+
+class Fielded:
+    __slots__ = ("value",)
+    _fields = ("value",)
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+
+def test_slots_and_submodules_and_files() -> None:
+    assert deliver(lambda: Fielded(3))().value == 3
+    texts = ["<a/>", "<b/>"]
+    assert deliver(lambda: [xml.etree.ElementTree.fromstring(text).tag for text in texts])() == ["a", "b"]
+
+
+@pytest.mark.parametrize("mode", ["r", "rb"])
+def test_files_travel_as_what_is_in_them_and_where_they_are(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "text"
+    path.write_bytes("äöüabc\r\ndef\r\n".encode())
+    with open(path, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:  # type: ignore[call-overload]
+        file.read(3)
+        there = deliver(lambda given: given.read())(file)
+        assert there == file.read() and len(there) > 6
+
+
+INITIALIZED = """
+import dataclasses
+from deliveryboy_ng import DeliveryExecutor
+
+HANDLER = KEPT = None
+
+def helper_a():
+    return "a"
+
+def helper_b():
+    return "b"
+
+@dataclasses.dataclass
+class Record:
+    x: int
+
+def keep():
+    global HANDLER, KEPT
+    HANDLER, KEPT = helper_a, Record(5)
+
+def both():
+    return helper_b, HANDLER
+
+def kept():
+    return KEPT
+
+with DeliveryExecutor(1, initializer=keep) as executor:
+    print(executor.submit(both).result() == (helper_b, helper_a), executor.submit(kept).result() == Record(5))
+with DeliveryExecutor(1, initializer=keep, trust=False, accepts=[Record]) as executor:
+    print(executor.submit(kept).result() == Record(5))
+"""
+
+
+def test_what_an_initializer_keeps_comes_back_as_what_it_is(script: Any) -> None:
+    result = script(INITIALIZED)
+    assert result.stdout == b"True True\nTrue\n", result.stderr.decode()
+
+
+def test_imports_that_this_python_does_not_run(project: Any) -> None:
+    project(
+        {
+            "either/__init__.py": "import sys\nif sys.version_info >= (3, 99):\n    from .new import value\nelse:\n    from .old import value\n",
+            "either/new.py": "this is = no Python of today\n",
+            "either/old.py": "value = 4\n",
+            "plug/__init__.py": "import importlib\ndef load():\n    return importlib.import_module('.plugin', __package__).value\n",
+            "plug/plugin.py": "value = 5\n",
+        }
+    )
+    import either  # type: ignore[import-not-found]
+    import plug  # type: ignore[import-not-found]
+
+    assert deliver(lambda: (either.value, plug.load()))() == (4, 5)
+    names = {entry.name for entry in deliver(lambda: (either.value, plug.load())).manifest()}
+    assert {"either.old", "plug.plugin"} <= names and not [name for name in names if name.startswith(".")]
+
+
+def test_packages_that_look_elsewhere_for_their_modules(project: Any, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "lazy.py").write_text("value = 6\n")
+    project({"looks/__init__.py": f"__path__ = [*__path__, {str(tmp_path / 'elsewhere')!r}]\n"})
+    import looks  # type: ignore[import-not-found] # noqa: F401
+
+    def work() -> Any:
+        from looks import lazy  # type: ignore[import-not-found]
+
+        return lazy.value
+
+    assert "looks.lazy" in {entry.name for entry in deliver(work).manifest()} and deliver(work)() == 6
+
+
+def test_modules_of_a_class_of_their_own_travel(project: Any) -> None:
+    project(
+        {
+            "odd.py": "import sys, types\nclass Odd(types.ModuleType):\n    @property\n    def value(self):\n        return 7\n"
+            "sys.modules[__name__].__class__ = Odd\n"
+        }
+    )
+    import odd  # type: ignore[import-not-found]
+
+    assert deliver(lambda: odd.value)() == 7
+
+
+def test_links_among_data_files_end(project: Any) -> None:
+    folder = project({"linked/__init__.py": "import importlib.resources\n", "linked/data/x.txt": "x"})
+    for name in ("latest", "current"):
+        (folder / "linked" / "data" / name).symlink_to(".")
+    import linked  # type: ignore[import-not-found]
+
+    (entry,) = [entry for entry in deliver(lambda: linked.__name__).manifest() if entry.name == "linked"]
+    assert entry.size < 2000
 
 
 def test_functions_of_a_program_and_a_repl(script: Any, tmp_path: Path) -> None:

@@ -501,6 +501,35 @@ def test_accepted_classes_travel_with_a_function_that_delivers_further() -> None
     assert deliver(outer)() == 3
 
 
+@dataclasses.dataclass
+class Cart:
+    name: str
+    items: list[int] = dataclasses.field(init=False, default_factory=list)
+    total: int = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = len(self.name)
+
+
+def test_fields_that_no_constructor_takes_come_back_as_they_are_or_not_at_all() -> None:
+    def work(name: str, *items: int) -> Cart:
+        cart = Cart(name)
+        cart.items += items
+        return cart
+
+    run = deliver(trust=False, accepts=[Cart])(work)
+    assert run("four") == Cart("four")
+    with pytest.raises(DeliveryPickleError, match="which has a items that its constructor does not take, and does not make"):
+        run("four", 5)
+
+
+def test_answers_of_many_kinds_of_records_take_no_longer_than_they_have_to() -> None:
+    rows = [(n, [n]) if n % 2 else (n, [n], 3) for n in range(30_000)]
+    started = time.process_time()
+    encoded = b"".join(codec.dump_apart(rows)[0])
+    assert len(encoded) > 100_000 and time.process_time() - started < 5
+
+
 def test_what_is_not_accepted_by_name_does_not_come_back() -> None:
     with pytest.raises(DeliveryPickleError, match="Point"):
         far_with(accepts=[Pair])(lambda: Point(1))()

@@ -47,6 +47,7 @@ from deliveryboy_ng import (
     deliver,
     exchange,
 )
+from deliveryboy_ng.worker import processes
 
 MEBIBYTE = 1 << 20
 
@@ -871,3 +872,25 @@ def test_receipt_is_a_plain_record() -> None:
 def test_html_of_a_failed_call_says_why() -> None:
     html = deliver(**SMALL)(allocate_too_much).run()._repr_html_()
     assert "MEMORY_LIMIT (memory)" in html and "MemoryLimitExceeded" in html
+
+
+def test_whoever_is_below_many_is_found_in_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+    listdir = os.listdir
+
+    def look(path: str) -> list[str]:
+        looks.append(path)
+        return listdir(path)
+
+    monkeypatch.setattr(processes.posix, "listdir", look)
+    children = [subprocess.Popen(["sh", "-c", "sleep 100 & wait"], stdout=subprocess.PIPE) for _ in range(3)]
+    try:
+        mine = frozenset(child.pid for child in children)
+        conftest.wait_until(lambda: len(processes._with_all_below(mine)) == 6)
+        looks.clear()
+        assert len(processes._with_all_below(mine)) == 6 and looks.count("/proc") == 1
+    finally:
+        for pid in processes._with_all_below(mine):
+            os.kill(pid, signal.SIGKILL)
+        for child in children:
+            child.communicate()

@@ -929,13 +929,13 @@ def test_the_bar_knows_how_much_memory_calls_had(capsys: pytest.CaptureFixture[s
 
     @deliver(output="discard")
     def work(n: int) -> int:
-        held = b"x" * (200 << 20)
-        subprocess.Popen(["sleep", "100"])  # to be ended after the answer has gone
-        return len(held)
+        global STATE
+        STATE = b"x" * n  # whose end takes longer than the answer
+        return len(STATE)
 
-    assert list(work.map([1], max_workers=1, progress=True)) == [200 << 20]
+    assert list(work.map([200 << 20], max_workers=1, progress=True)) == [200 << 20]
     most = float(capsys.readouterr().err.rpartition("at most ")[2].split()[0])
-    assert 200 <= most < 400
+    assert 190 <= most < 400
 
 
 def test_what_was_sent_is_let_go_though_nobody_asks_for_the_receipt() -> None:
@@ -970,6 +970,87 @@ def test_streams_that_fail_at_the_end_cost_one_call_at_most(stream: Any, monkeyp
         for _ in range(2 if stream else 0):
             with pytest.raises(ValueError, match="broken"):
                 first.receipt(20)
+
+
+def test_a_call_that_was_cancelled_in_the_queue_has_no_receipt_to_wait_for() -> None:
+    with DeliveryExecutor(1) as executor:
+        first, second = executor.submit(time.sleep, 100), executor.submit(add, 1)
+        assert first.remote_pid and second.cancel()
+        with pytest.raises(CallCancelled, match="before it began"):
+            second.receipt(20)
+        first.cancel()
+
+
+def test_times_that_are_none_are_refused() -> None:
+    with DeliveryExecutor(1) as executor:
+        held = executor.submit(time.sleep, 100)
+        for grace in (float("nan"), -1, "soon"):
+            with pytest.raises(DeliveryOptionError, match="grace"):
+                held.terminate(grace)  # type: ignore[arg-type]
+        held.cancel()
+
+    async def output(stream: str, data: bytes) -> None: ...
+
+    with pytest.raises(DeliveryOptionError, match="plain function"):
+        deliver(output=output)
+    with DeliveryExecutor(1, initializer=time.sleep, initargs=(100,), initializer_timeout=0.5) as executor:
+        error = executor.submit(add, 1).exception(30)
+        assert isinstance(error, InitializerFailed) and "raise initializer_timeout" in str(error)
+
+
+def test_spares_that_nobody_wants_are_charged_to_nobody(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    one, two = deliver(timeout=50)(add), deliver(timeout=60)(add)
+    with DeliveryExecutor(2) as executor:
+        sleeping = executor.submit(pipe.read_text)
+        for number in range(30):
+            for runner in (one, two):
+                assert executor.submit(runner, number).result(30) == number + 1
+                time.sleep(0.02)  # in which a spare is made
+        pipe.write_text("")
+        assert sleeping.result(30) == ""
+        usage = sleeping.receipt(30).usage
+        assert usage.user + usage.system < 0.1, usage
+
+
+def test_a_limit_of_processes_is_one_calls_own() -> None:
+    if not conftest.works("unshare", "--map-root-user", "--pid", "--fork", "--mount-proc", "true"):
+        conftest.missing("user namespaces are not permitted")
+
+    def threads(number: int) -> int:
+        end = threading.Event()
+        found = [threading.Thread(target=end.wait) for _ in range(number)]
+        for thread in found:
+            thread.start()
+        end.set()
+        return len(found)
+
+    with DeliveryExecutor(1, confinement=Confinement()) as executor:
+        assert executor.submit(deliver(limits=Limits(processes=5), confinement=Confinement())(add), 1).result(30) == 2
+        assert executor.submit(threads, 600).result(30) == 600
+
+
+def test_a_template_that_cannot_fork_for_a_moment_is_none_to_be_lost(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+
+    def fail_sometimes(trace: str) -> None:
+        import posix
+
+        with open(trace, "a") as file:
+            file.write("once ")
+        fork, template, count = posix.fork, os.getpid(), itertools.count()
+
+        def scarce() -> int:
+            if os.getpid() == template and next(count) % 3 == 1:
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            return fork()
+
+        posix.fork = scarce
+
+    with DeliveryExecutor(1, initializer=fail_sometimes, initargs=(str(trace),)) as executor:
+        assert [executor.submit(add, number).result(30) for number in range(10)] == list(range(1, 11))
+    assert trace.read_text() == "once "
 
 
 def test_what_needs_a_call_of_its_own_is_refused() -> None:

@@ -156,7 +156,8 @@ class _Encoder:
         if (kind is list or kind is dict) and self.plain and below < _PLAIN_BELOW:
             containers = _plain_containers(value)
             if containers is not None:
-                if not self.within_plain.isdisjoint(containers) or not containers.isdisjoint(self.numbers):
+                # Of a set and the keys of a dict, the fewer are gone through; of a set and a dict, all of the latter.
+                if not self.within_plain.isdisjoint(containers) or not self.numbers.keys().isdisjoint(containers):
                     raise _Shared
                 self.number(value)
                 small, self.within_plain = sorted((containers, self.within_plain), key=len)
@@ -255,7 +256,7 @@ class _Encoder:
         here = set(map(id, rows))
         if len(here) != len(rows):
             return None
-        if not here.isdisjoint(self.within_plain) or not here.isdisjoint(self.numbers):
+        if not here.isdisjoint(self.within_plain) or not self.numbers.keys().isdisjoint(here):
             raise _Shared
         self.within_plain |= here
         return found
@@ -424,9 +425,25 @@ def _more_than_fields(value: "Any") -> str:
     for field in fields.values():
         if field._field_type.name == "_FIELD_INITVAR":
             return "which takes %s without keeping it" % field.name
-        if not field.init and field._field_type.name == "_FIELD" and type(field.default).__name__ != "_MISSING_TYPE":
-            if getattr(value, field.name, field.default) != field.default:
-                return "which has a %s that its constructor does not take" % field.name
+    made = [field.name for field in fields.values() if not field.init and field._field_type.name == "_FIELD"]
+    return _not_made_anew(value, made) if made else ""
+
+
+def _not_made_anew(value: "Any", names: "list[str]") -> str:
+    """What the constructor, which does not take these, would make another of than what the instance has."""
+    kind = type(value)
+    try:
+        twin = kind(**{name: getattr(value, name) for name in _fields_of(kind)})
+    except Exception as error:
+        return "whose constructor does not take its fields again: %s" % type(error).__name__
+    for name in names:
+        try:
+            ours, anew = getattr(value, name, None), getattr(twin, name, None)
+            same = ours is anew or bool(ours == anew)
+        except Exception:
+            same = False
+        if not same:
+            return "which has a %s that its constructor does not take, and does not make" % name
     return ""
 
 

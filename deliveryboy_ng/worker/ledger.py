@@ -86,15 +86,16 @@ class Call:
 
     def follow(self, data: bytes) -> None:
         """Find the records in what came of the reply; the last one has begun when there is no more before it."""
-        while data:
+        at = 0
+        while at < len(data):
             if self.of_record:
-                taken = min(len(data), self.of_record)
+                taken = min(len(data) - at, self.of_record)
                 self.of_record -= taken
             elif len(self.head) == records.STATUS_SIZE and self.answered:
                 return
             else:
-                taken = min(len(data), records.STATUS_SIZE - len(self.head))
-                self.head += data[:taken]
+                taken = min(len(data) - at, records.STATUS_SIZE - len(self.head))
+                self.head += data[at : at + taken]
                 if len(self.head) == records.STATUS_SIZE:
                     self.of_record = int.from_bytes(self.head[1:], "big")
                     kind = self.head[:1]
@@ -102,7 +103,7 @@ class Call:
                         self.announced = self.announced or kind in b"BC"
                         self.by_socket = self.by_socket or kind == b"B"
                         self.head = b""
-            data = data[taken:]
+            at += taken
 
     @property
     def is_done(self) -> bool:

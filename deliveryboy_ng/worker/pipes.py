@@ -90,8 +90,8 @@ class Pipes:
             for fd in sorted(wanted):
                 posix.closerange(lowest, fd)
                 lowest = max(lowest, fd + 1)
-            # Before 3.10 closerange() closes one by one; the supervisor holds few.
-            posix.closerange(lowest, 1 << 16 if sys.version_info >= (3, 10) else 1 << 10)
+            # Before 3.10 closerange() closes one by one.
+            posix.closerange(lowest, 1 << 16 if sys.version_info >= (3, 10) else _highest() + 1)
         if min(wanted) < len(wanted):
             # One must not be overwritten before it is in its place.
             wanted = [_above(fd, len(wanted)) for fd in wanted]
@@ -100,6 +100,14 @@ class Pipes:
         for fd in {self.stdin, *self.far, *self.others, *wanted}:
             if fd >= len(wanted):
                 posix.close(fd)
+
+
+def _highest() -> int:
+    """The highest descriptor that there may be."""
+    try:
+        return max(map(int, posix.listdir("/proc/self/fd")))
+    except OSError:
+        return 1 << 16
 
 
 def _answer(is_trusted: bool) -> "tuple[int, int]":

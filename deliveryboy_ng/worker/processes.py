@@ -78,8 +78,8 @@ class Stat:
         return text[text.rindex(b")") + 2 :].split()
 
 
-def descendants(root: int) -> "list[tuple[int, Stat]]":
-    """All living processes below *root*, by /proc; a process whose parent has ended is below its adopter."""
+def descendants(*roots: int) -> "list[tuple[int, Stat]]":
+    """All living processes below *roots*, by /proc; a process whose parent has ended is below its adopter."""
     children: "dict[int, list[tuple[int, Stat]]]" = {}
     for name in posix.listdir("/proc"):
         if name.isdigit():
@@ -90,7 +90,7 @@ def descendants(root: int) -> "list[tuple[int, Stat]]":
                 continue
             children.setdefault(stat.parent, []).append((int(name), stat))
     found: "list[tuple[int, Stat]]" = []
-    queue = [root]
+    queue = list(roots)
     while queue:
         below = children.get(queue.pop(), [])
         found += below
@@ -189,10 +189,7 @@ def _let_trackers_work(spare: "frozenset[int]", reaped: "Any") -> None:
 
 
 def _with_all_below(pids: "frozenset[int]") -> "set[int]":
-    found = set(pids)
-    for pid in pids:
-        found.update(below for below, _ in descendants(pid))
-    return found
+    return {*pids, *(below for below, _ in descendants(*pids))} if pids else set()
 
 
 def _is_tracker(pid: int) -> bool:

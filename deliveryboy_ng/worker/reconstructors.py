@@ -72,6 +72,8 @@ def make_enum(bases: "Any", name: "Any", qualname: "Any", members: "Any", module
 def class_setstate(made: "Any", state: "Any") -> "Any":
     attributes, _ = state
     registered = attributes.pop("_abc_impl", ())
+    for name, own in attributes.pop("_deliveryboy_members", {}).items():
+        vars(made.__members__[name]).update(own)
     for name, value in attributes.items():
         setattr(made, name, value)
     if "__firstlineno__" in attributes:

@@ -95,6 +95,8 @@ class Spares:
         self._number = self._most = number
         self._new_ends, self._fork = new_ends, fork
         self._waiting: "list[Spare]" = []
+        # They have been told that nobody wants them.
+        self._leaving: "set[int]" = set()
         self._deaths = self._stillborn = 0
         self._paused = 0.0
         self.expected = b""
@@ -102,7 +104,7 @@ class Spares:
 
     @property
     def pids(self) -> "set[int]":
-        return {waiting.pid for waiting in self._waiting}
+        return {*self._leaving, *(waiting.pid for waiting in self._waiting)}
 
     @property
     def are_wanted(self) -> bool:
@@ -176,6 +178,7 @@ class Spares:
             if found.setup in (b"", call.packed_setup) and self._feed(found, call):
                 return found
             found.close()
+            self._leaving.add(found.pid)
         if self._from_template and not call.setup["template"]:
             return None
         made = Spare(self._new_ends(call.is_trusted))
@@ -195,6 +198,9 @@ class Spares:
 
     def drop(self, pid: int) -> bool:
         """Forget the one that has ended; tells whether it was one of these."""
+        if pid in self._leaving:
+            self._leaving.discard(pid)
+            return True
         for waiting in self._waiting:
             if waiting.pid == pid:
                 self._waiting.remove(waiting)

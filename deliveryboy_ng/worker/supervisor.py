@@ -24,8 +24,6 @@ from . import channel, frames, ledger, pipes, relay, spare, spares, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from . import templates
 
 # Seconds after a call's start, with and without limits that have to be watched.
@@ -114,7 +112,7 @@ class Supervisor:
             if kind == frames.ATTACH:
                 self._attach(self.calls.get(number), bool(payload))
                 continue
-            if kind == frames.START and number not in self.calls:
+            if kind != frames.SETUP and number not in self.calls:
                 continue  # it has been refused
             call = self.calls.setdefault(number, ledger.Call(number))
             call.parcel.add(kind, payload)
@@ -175,7 +173,7 @@ class Supervisor:
             call = self.queue[0]
             try:
                 self._check_start(call)
-                self._make_ready(call.setup)
+                self._bound_processes()
                 if self.stays and call.setup["guard"] and not _are_apart():
                     self.spares.keep_none()
                 found = self.spares.take(call)
@@ -244,11 +242,13 @@ class Supervisor:
         system.kill_quietly(template.pid, system.SIGKILL)
         self._serve_queue()
 
-    @staticmethod
-    def _make_ready(setup: "dict[str, Any]") -> None:
-        if setup["limits"] and "processes" in setup["limits"]:
+    def _bound_processes(self) -> None:
+        """Of those that run beside each other all must be bound, or one would be by the others' limits."""
+        setups = [call.setup for call in self.calls.values() if call.setup and not call.setup["template"]]
+        bounds = [int((setup["limits"] or {}).get("processes", 0)) for setup in setups]
+        if any(bounds):
             system.come_first()
-            system.bound_pids(setup["limits"]["processes"] * setup["beside"])
+        system.bound_pids(sum(bounds) if all(bounds) else 0)
 
     @staticmethod
     def _fork() -> int:
@@ -425,10 +425,12 @@ def _quiet_terminal() -> None:
     if posix.isatty(0):
         try:
             import termios
-
+        except ImportError:
+            return
+        try:
             mode = termios.tcgetattr(0)
             mode[0] &= ~(termios.ICRNL | termios.IXON | termios.ISTRIP)
             mode[3] &= ~(termios.ECHO | termios.ICANON | termios.ISIG | termios.IEXTEN)
             termios.tcsetattr(0, termios.TCSANOW, mode)
-        except (ImportError, OSError, termios.error):
+        except (OSError, termios.error):
             pass

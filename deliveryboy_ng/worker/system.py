@@ -17,6 +17,7 @@ PR_SET_CHILD_SUBREAPER = 36
 SIGKILL = 9
 _EMFILE, _ENOSYS = 24, 38
 _SPARE_PIDS = 64
+_pids_before = b""  # what was set before the first bound
 _AF_UNIX, _SOCK_STREAM, _SOCK_CLOEXEC = 1, 1, 0o2000000
 _SOL_SOCKET, _SO_PASSRIGHTS = 1, 83
 _LONG = 8 if sys.maxsize > 1 << 32 else 4
@@ -145,16 +146,22 @@ def bound_pids(number: int) -> None:
     """Let the pid namespace of which this is process 1 have few more processes than so many; RLIMIT_NPROC does not hold root.
 
     Before Linux 6.14 that number is the whole machine's, and is left alone.
+
+    :param number: 0 for as many as before the first bound
     """
-    if posix.getpid() != 1 or posix.geteuid() != 0 or kernel() < (6, 14) or not proc_is_ours():
+    global _pids_before
+    if posix.getpid() != 1 or not (number or _pids_before):
+        return
+    if posix.geteuid() != 0 or kernel() < (6, 14) or not proc_is_ours():
         return
     try:
-        fd = posix.open("/proc/sys/kernel/pid_max", posix.O_WRONLY)
+        fd = posix.open("/proc/sys/kernel/pid_max", posix.O_RDWR)
     except OSError:
         return
     try:
+        _pids_before = _pids_before or posix.pread(fd, 32, 0)
         # Numbers below 300 are given but once.
-        posix.write(fd, b"%d" % min(300 + _SPARE_PIDS + 2 * number, 32768))
+        posix.write(fd, b"%d" % min(300 + _SPARE_PIDS + 2 * number, 32768) if number else _pids_before)
     except OSError:
         pass
     finally:

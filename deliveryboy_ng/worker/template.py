@@ -32,16 +32,23 @@ def serve(supervisor: int) -> "Any":
         if not data:
             posix._exit(0)
         if -1 not in files:
-            middle = posix.fork()
-            if middle == 0:
-                _fork_away(files, supervisor)
-            try:
-                posix.waitpid(middle, 0)
-            except ChildProcessError:
-                pass  # the initializer lets nobody wait for his children
+            _fork_twice(files, supervisor)
         for fd in files:
             if fd >= 0:
                 posix.close(fd)
+
+
+def _fork_twice(files: "list[int]", supervisor: int) -> None:
+    try:
+        middle = posix.fork()
+    except OSError:
+        return  # there is no room for one now; that nobody has the descriptors any more is told by them
+    if middle == 0:
+        _fork_away(files, supervisor)
+    try:
+        posix.waitpid(middle, 0)
+    except ChildProcessError:
+        pass  # the initializer lets nobody wait for his children
 
 
 def _fork_away(files: "list[int]", supervisor: int) -> "Any":
