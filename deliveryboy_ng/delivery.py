@@ -40,6 +40,7 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         self._receipt: Receipt | None = None
         self._problem: BaseException | None = None
         self._conclude: Callable[[], Receipt] | None = None
+        self.on_cancel: Callable[[], object] | None = None
         self._over = threading.Event()
         if journey is not None:
             journey.box.freeze()
@@ -115,6 +116,8 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         self._under_way.set()
         if not had_begun:
             self._over.set()
+        if self.on_cancel is not None:
+            self.on_cancel()
         self._invoke_callbacks()
         return True
 

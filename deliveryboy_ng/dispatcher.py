@@ -93,6 +93,7 @@ class Dispatcher:
         with self._lock:
             self.check()
             delivery.retries = self._retries
+            delivery.on_cancel = self._note_cancel
             if len(self._waiting) + len(self._running) < self.workers:
                 delivery.begin()
             self._known.add(delivery)
@@ -113,11 +114,16 @@ class Dispatcher:
             cancelled = [delivery for delivery in list(self._waiting) if cancel and not delivery.running()]
         for delivery in cancelled:
             delivery.cancel()
-        opening = self._opening
-        if opening is not None and all(delivery.cancelled() for delivery in list(self._waiting)):
-            self._requests.append("kill")
-            opening.poke()
-        self._wake()
+        self._note_cancel()
+
+    def _note_cancel(self) -> None:
+        """A session that is being made, for calls of which nobody wants one any more, is given up if no others can come."""
+        if self._is_closing:
+            opening = self._opening
+            if opening is not None and all(delivery.cancelled() for delivery in list(self._waiting)):
+                self._requests.append("kill")
+                opening.poke()
+            self._wake()
 
     def request(self, what: str) -> None:
         """Ask for an ``"interrupt"`` or a ``"kill"`` of each call that runs."""

@@ -161,9 +161,13 @@ def kind_of(spec: importlib.machinery.ModuleSpec) -> str:
     """``own``, ``installed``, ``extension``, ``library`` or ``stdlib``."""
     if spec.name.partition(".")[0] == LIBRARY:
         return "library"
-    where = spec.origin if spec.has_location else next(iter(spec.submodule_search_locations or ()), None)
-    if where is None:
-        return "stdlib"
+    places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or ())
+    kinds = [_kind_at(spec, str(place)) for place in places] or ["stdlib"]
+    # Of a package in many places some may be installed.
+    return "own" if "own" in kinds else kinds[0]
+
+
+def _kind_at(spec: importlib.machinery.ModuleSpec, where: str) -> str:
     parts = Path(where).parts
     if "site-packages" in parts or "dist-packages" in parts:
         return "installed"

@@ -367,6 +367,23 @@ def test_packages_that_look_elsewhere_for_their_modules(project: Any, tmp_path: 
     assert "looks.lazy" in {entry.name for entry in deliver(work).manifest()} and deliver(work)() == 6
 
 
+def test_packages_in_many_places_travel_though_one_of_them_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed, own = tmp_path / "site-packages" / "company" / "lib", tmp_path / "src" / "company" / "app"
+    for folder in (installed, own):
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text(f"name = {folder.name!r}\n")
+    for folder in (own.parent.parent, installed.parent.parent):
+        monkeypatch.syspath_prepend(str(folder))
+    import company.app  # type: ignore[import-not-found]
+
+    work = deliver(lambda: company.app.name)
+    found = {entry.name for entry in work.manifest() if entry.by_value}
+    assert {"company", "company.app"} <= found, found
+    assert work() == "app"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "company"]:
+        del sys.modules[name]
+
+
 def test_modules_of_a_class_of_their_own_travel(project: Any) -> None:
     project(
         {

@@ -981,6 +981,23 @@ def test_a_call_that_was_cancelled_in_the_queue_has_no_receipt_to_wait_for() -> 
         first.cancel()
 
 
+@pytest.mark.parametrize("where", ["initializer", "transport"])
+def test_cancelling_the_last_call_gives_up_a_session_that_is_still_made(where: str) -> None:
+    started = time.monotonic()
+    options: dict[str, Any] = {"initializer": time.sleep, "initargs": (100,)}
+    if where == "transport":
+        options = {"transport": Command(["sh", "-c", "sleep 100", "sh"]), "connect_timeout": 50}
+    executor = DeliveryExecutor(1, **options)
+    delivery = executor.submit(add, 1)
+    session = conftest.wait_until(lambda: executor._dispatcher._session or executor._dispatcher._opening)
+    executor.shutdown(wait=False)
+    if where == "initializer":
+        assert conftest.wait_until(lambda: executor._dispatcher._base)
+    assert session and delivery.cancel()
+    executor._dispatcher.join()
+    assert time.monotonic() - started < 40
+
+
 def test_times_that_are_none_are_refused() -> None:
     with DeliveryExecutor(1) as executor:
         held = executor.submit(time.sleep, 100)
