@@ -277,6 +277,8 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
             named = _names_of_class_body(code) & thing.__globals__.keys()
             slots["__globals__"].update({name: thing.__globals__[name] for name in named})
             slots["_cloudpickle_submodules"] += cp._find_imported_submodules(code, slots["__globals__"].values())
+            if not code.co_flags & inspect.CO_OPTIMIZED:
+                slots["_deliveryboy_home"] = _meant_by_annotations(thing.__globals__)
         number = f"function {next(_numbers)}"
         self.own[number] = thing
         return _translated((make, args, (attributes, {**slots, "_deliveryboy_number": number}), *rest))
@@ -327,6 +329,13 @@ def _names_of_class_body(code: types.CodeType) -> frozenset[str]:
     if code.co_flags & inspect.CO_OPTIMIZED:
         return frozenset()
     return frozenset(each.argval for each in dis.get_instructions(code) if each.opname in _OF_CLASS_BODIES)
+
+
+def _meant_by_annotations(namespace: dict[str, Any]) -> dict[str, Any]:
+    """What a dataclass looks for by name, where annotations are text, in the module that it says to be from."""
+    typing: Any = sys.modules.get("typing")
+    known = [dataclasses, dataclasses.InitVar, dataclasses.KW_ONLY, typing, getattr(typing, "ClassVar", None)]
+    return {name: value for name, value in namespace.items() if value is not None and any(value is each for each in known)}
 
 
 def _reduce_text_file(file: io.TextIOWrapper) -> Any:

@@ -384,6 +384,21 @@ def test_packages_in_many_places_travel_though_one_of_them_is_installed(tmp_path
         del sys.modules[name]
 
 
+def test_dataclasses_made_by_functions_whose_annotations_are_text(project: Any, chain: Any) -> None:
+    project(
+        {
+            "postponed.py": "from __future__ import annotations\nimport dataclasses\nfrom typing import ClassVar\n\nvalue = 8\n\n"
+            "def make():\n    @dataclasses.dataclass\n    class P:\n        x: int = 1\n        shared: ClassVar[int] = 5\n"
+            "    return P().x, len(dataclasses.fields(P))\n\n"
+            "def again():\n    import postponed\n    return make(), postponed.value, hasattr(postponed, '__file__')\n",
+        }
+    )
+    import postponed  # type: ignore[import-not-found]
+
+    assert deliver(transport=chain)(postponed.make)() == (1, 1)
+    assert deliver(transport=chain)(postponed.again)() == ((1, 1), 8, True)
+
+
 def test_modules_of_a_class_of_their_own_travel(project: Any) -> None:
     project(
         {

@@ -185,6 +185,10 @@ def function_setstate(function: "Any", state: "Any") -> "Any":
     remember(function, slots.pop("_deliveryboy_number", None))
     function.__dict__.update(attributes)
     _fill(function.__globals__, slots.pop("__globals__"))
+    if "_deliveryboy_home" in slots:
+        from . import reconstructors
+
+        reconstructors.make_home(function.__globals__.get("__name__"), slots.pop("_deliveryboy_home"))
     # Loading the state has already imported the submodules that the function's code names.
     slots.pop("_cloudpickle_submodules", None)
     for cell, filled in zip(function.__closure__ or (), slots.pop("__closure__") or ()):
