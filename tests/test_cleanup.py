@@ -367,8 +367,10 @@ def speak(mark: str) -> bytes:
 def test_whoever_dies_at_whatever_step_there_is_one_answer(proxy: Any, victim: str, moment: str) -> None:
     mark = uuid.uuid4().hex
     started = time.monotonic()
+    # From the interpreter on: what is on its way to become another program when its supervisor dies shall be found, too.
+    marked = Command(["env", f"DELIVERYBOY_MARK={mark}"])
     try:
-        receipt = deliver(transport=proxy(moment, victim), timeout=20, connect_timeout=20)(speak).run(mark)
+        receipt = deliver(transport=[proxy(moment, victim), marked], timeout=20, connect_timeout=20)(speak).run(mark)
     except DeliveryError as error:
         # It could not begin.
         assert moment.endswith("HELLO") and str(error)
@@ -383,8 +385,9 @@ def test_whoever_dies_at_whatever_step_there_is_one_answer(proxy: Any, victim: s
     if victim != "supervisor":
         assert all_are_gone(mark)
     else:
-        for pid in conftest.processes_with(mark):
-            conftest.kill(pid)
+        while found := conftest.processes_with(mark):
+            for pid in found:
+                conftest.kill(pid)
 
 
 @pytest.mark.parametrize("moment", [f"{when} {step}" for step in STEPS for when in ("before", "after")])
