@@ -23,7 +23,7 @@ import platform
 import sys
 import types
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -273,12 +273,12 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         if thing.__closure__:
             cells = [self._cells.setdefault(id(cell), (cell, cp._make_empty_cell()))[1] for cell in thing.__closure__]
             args = (*args[:-1], tuple(cells))
-        for code in _codes_within(thing.__code__):
-            named = _names_of_class_body(code) & thing.__globals__.keys()
-            slots["__globals__"].update({name: thing.__globals__[name] for name in named})
-            slots["_cloudpickle_submodules"] += cp._find_imported_submodules(code, slots["__globals__"].values())
-            if not code.co_flags & inspect.CO_OPTIMIZED:
-                slots["_deliveryboy_home"] = _meant_by_annotations(thing.__globals__)
+        within = _within(thing.__code__)
+        slots["__globals__"].update({name: thing.__globals__[name] for name in within.read & thing.__globals__.keys()})
+        if within.co_names:
+            slots["_cloudpickle_submodules"] += cp._find_imported_submodules(within, slots["__globals__"].values())
+        if within.makes_classes:
+            slots["_deliveryboy_home"] = _meant_by_annotations(thing.__globals__)
         number = f"function {next(_numbers)}"
         self.own[number] = thing
         return _translated((make, args, (attributes, {**slots, "_deliveryboy_number": number}), *rest))
@@ -316,19 +316,34 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         return _translated(cp._module_reduce(module))
 
 
-def _codes_within(code: types.CodeType) -> Iterator[types.CodeType]:
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield constant
-            yield from _codes_within(constant)
+@dataclass(frozen=True)
+class _Within:
+    """What is known of the code within a function's.
+
+    :ivar co_names: all names in it, under the name that they have in code
+    :ivar read: those that bodies of classes read, which may be globals
+    """
+
+    co_names: frozenset[str] = frozenset()
+    read: frozenset[str] = frozenset()
+    makes_classes: bool = False
 
 
 @functools.lru_cache(maxsize=4096)
-def _names_of_class_body(code: types.CodeType) -> frozenset[str]:
-    """What it reads of its own names, which may be globals; nothing if it is a function's."""
-    if code.co_flags & inspect.CO_OPTIMIZED:
-        return frozenset()
-    return frozenset(each.argval for each in dis.get_instructions(code) if each.opname in _OF_CLASS_BODIES)
+def _within(code: types.CodeType) -> _Within:
+    found = _Within()
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            deeper = _within(constant)
+            is_class = not constant.co_flags & inspect.CO_OPTIMIZED
+            instructions = dis.get_instructions(constant) if is_class else ()
+            read = {each.argval for each in instructions if each.opname in _OF_CLASS_BODIES}
+            found = _Within(
+                found.co_names | deeper.co_names | set(constant.co_names),
+                found.read | deeper.read | read,
+                found.makes_classes or deeper.makes_classes or is_class,
+            )
+    return found
 
 
 def _meant_by_annotations(namespace: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ lanes to carry frames, chosen by the near side from what it knows of the channel
     lane it follows as base64 in lines of the same look, between which there may be noise as everywhere.
 ``digits``
     the narrow lane where nothing but one machine's pipes is between the two sides: what follows a line is hexadecimal, in
-    lines of four kilobytes, which is half as much again to carry, and a third of the work to write and to read.
+    lines of four kilobytes, which is half as much again to carry, and less work to write and to read: a third of it with some
+    builds of Python, two thirds with others.
 
     The text holds a CRC-32 of what follows it, a sequence number, header and payload.  Whatever stands between such
     lines, or in front of one, is noise: it is reported as such and never confuses the frames around it.  A line that is damaged,
