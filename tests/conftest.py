@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import getpass
 import glob
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -305,6 +307,32 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         pass
+
+
+def children_of_this_process() -> set[int]:
+    found: set[int] = set()
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            found.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
+    return found
+
+
+@pytest.fixture
+def nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No thread, child or descriptor is left when the executors of a test are gone."""
+    # The sshd that a test is the first to need is not its own.
+    if "chain" in request.fixturenames:
+        request.getfixturevalue("chain")
+    elif "name" in request.fixturenames and request.getfixturevalue("name") in CHAINS:
+        CHAINS[request.getfixturevalue("name")](request)
+    before = children_of_this_process(), len(os.listdir("/proc/self/fd"))
+    threads = set(threading.enumerate())
+    yield
+    assert wait_until(
+        lambda: not [each for each in {*threading.enumerate()} - threads if each.name.startswith("deliveryboy") and each.is_alive()]
+    )
+    assert wait_until(lambda: children_of_this_process() <= before[0])
+    assert wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before[1] + 1), "asyncio keeps none either"
 
 
 def sees(chain: Any, path: str) -> bool:
