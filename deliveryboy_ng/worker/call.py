@@ -28,6 +28,7 @@ def import_early() -> None:
     import faulthandler
 
     faulthandler.enable()
+    preparing.begin()
     if "_pickle" not in sys.modules:
         _import_pickle()
     rebuild.picklers()
@@ -169,16 +170,8 @@ def _become_ordinary(parent: int) -> None:
             posix.setpriority(posix.PRIO_PROCESS, 0, system.niceness)
         except OSError:
             pass  # below 0, in a user namespace
-    for number in range(1, _signal.NSIG):
-        try:
-            if _signal.getsignal(number) not in (None, _signal.SIG_DFL):
-                _signal.signal(number, _signal.SIG_DFL)
-        except (OSError, ValueError):
-            pass  # KILL, STOP and the C library's own
-    for name in ("SIGPIPE", "SIGXFSZ"):
-        if hasattr(_signal, name):
-            _signal.signal(getattr(_signal, name), _signal.SIG_IGN)
-    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    for number, handler in system.changed_signals() if system.changed is None else system.changed:
+        _signal.signal(number, handler)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
@@ -186,6 +179,7 @@ def _become_template(held: "list[str]") -> "Any":
     """Answer that all went well, and fork calls from now on."""
     from . import template
 
+    system.changed = None
     preparing.held_in_template = held
     answer.flush_files()
     rebuild.keep_what_was_set()

@@ -10,6 +10,7 @@ import sys
 from . import system
 
 REPLY_FD, FEED_FD = 3, 4
+_MOST = 1 << 16
 
 
 class Pipes:
@@ -84,6 +85,11 @@ class Pipes:
     def take_far_ends(self) -> None:
         """Put the call process's descriptors where they belong and close all others."""
         wanted = [self.stdin, *self.far, *self.others]
+        if min(wanted) >= len(wanted) and not self.keeps_others and sys.version_info >= (3, 10):
+            for place, fd in enumerate(wanted):
+                posix.dup2(fd, place, inheritable=place < REPLY_FD)
+            posix.closerange(len(wanted), _MOST)
+            return
         if not self.keeps_others:
             # The supervisor's own go first: there may be no room for copies beside them.
             lowest = 3
@@ -91,7 +97,7 @@ class Pipes:
                 posix.closerange(lowest, fd)
                 lowest = max(lowest, fd + 1)
             # Before 3.10 closerange() closes one by one.
-            posix.closerange(lowest, 1 << 16 if sys.version_info >= (3, 10) else _highest() + 1)
+            posix.closerange(lowest, _MOST if sys.version_info >= (3, 10) else _highest() + 1)
         if min(wanted) < len(wanted):
             # One must not be overwritten before it is in its place.
             wanted = [_above(fd, len(wanted)) for fd in wanted]

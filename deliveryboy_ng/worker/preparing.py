@@ -16,6 +16,25 @@ held_in_template: "list[str] | None" = None
 _before: "dict[str, str | None]" = {}
 
 
+# What is known of this interpreter before any call comes: which it is, and whether it is of a virtual environment.
+_here: "tuple[tuple[object, ...], str]" = ((), "")
+
+
+def begin() -> None:
+    """What is the same for every call, and dearer behind a fork, where every page that is written has to be copied."""
+    global _here
+    main = type(sys)("__main__")
+    main.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = main
+    sys.argv = [""]
+    sys.dont_write_bytecode = True
+    import builtins
+
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
+    _prepare_streams()
+    _here = files_stamp(), _environment_of_its_own()
+
+
 class Refusal(Exception):
     """The call cannot be prepared as asked."""
 
@@ -46,10 +65,9 @@ def prepare(setup: "dict[str, Any]") -> "tuple[list[str], str | None]":
     if setup["guard"]:
         from . import holding
 
-        held += holding.hold(setup, confinement, [_environment_of_its_own(), packages or ""])
+        held += holding.hold(setup, confinement, [_here[1], packages or ""])
     if setup["cwd"] is not None:
         enter(setup["cwd"])
-    _prepare_streams()
     return held, packages
 
 
@@ -116,16 +134,8 @@ def _set_environment(env: "dict[str, str | None]") -> None:
 
 def _prepare_imports(setup: "dict[str, Any]") -> bool:
     """Whether all is prepared: this is the caller's own interpreter, and what he can import can be imported here."""
-    main = type(sys)("__main__")
-    main.__dict__["__builtins__"] = __builtins__
-    sys.modules["__main__"] = main
-    sys.argv = [""]
-    sys.dont_write_bytecode = True
-    import builtins
-
-    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
-    here = setup["same_files"]
-    if here is not None and here == files_stamp() and _environment_of_its_own() in ("", setup["prefixes"][0]):
+    stamp, environment = _here
+    if stamp and setup["same_files"] == stamp and environment in ("", setup["prefixes"][0]):
         sys.path[:] = setup["path"]
         sys.prefix, sys.exec_prefix = setup["prefixes"]
         return True

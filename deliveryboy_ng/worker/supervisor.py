@@ -65,6 +65,7 @@ class Supervisor:
         # Ctrl-C reaches the call as a frame; a terminal's own SIGINT must not take the supervisor away from it.
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _HANDLED)
+        system.changed = system.changed_signals()
         return wake
 
     def serve(self) -> None:

@@ -4,6 +4,7 @@ Contract: far side, standard library only, Python 3.8+.  Nothing here raises bec
 function tells whether it worked.
 """
 
+import _signal  # type: ignore[import-not-found]
 import posix
 import sys
 
@@ -27,6 +28,7 @@ PAGE = posix.sysconf("SC_PAGESIZE")
 template = 0  # the process whose session is that of processes on their way to become spares
 broken = ""  # why nothing can be started any more
 alone = False  # whether this process has its user namespace for itself
+changed: "list[tuple[int, Any]] | None" = None  # what changed_signals() told, as long as that holds
 niceness = 0  # what it was before it came first
 _functions: "dict[str, int]" = {}
 _checked: "dict[str, Any]" = {}
@@ -121,6 +123,22 @@ def become_supervisor() -> bool:
     """
     prctl(PR_SET_DUMPABLE, 0)
     return prctl(PR_SET_CHILD_SUBREAPER, 1) or posix.getpid() == 1
+
+
+def changed_signals() -> "list[tuple[int, Any]]":
+    """Signals that do not do here what they do in any Python program, each with what that would be."""
+    ordinary = {getattr(_signal, name): _signal.SIG_IGN for name in ("SIGPIPE", "SIGXFSZ") if hasattr(_signal, name)}
+    ordinary[_signal.SIGINT] = _signal.default_int_handler
+    found: "list[tuple[int, Any]]" = []
+    for number in range(1, _signal.NSIG):
+        wanted = ordinary.get(number, _signal.SIG_DFL)
+        try:
+            # None has the C library's own, and whoever was started with another handler than Python knows of.
+            if _signal.getsignal(number) not in (None, wanted):
+                found.append((number, wanted))
+        except ValueError:
+            pass
+    return found
 
 
 def come_first(children_too: bool = False) -> None:
