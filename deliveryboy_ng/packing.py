@@ -22,6 +22,8 @@ import pickle
 import platform
 import sys
 import types
+import typing
+import weakref
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from typing import Any
 
 import cloudpickle.cloudpickle as cp
 
+from . import classes, naming
 from . import modules as modules_
 from .exceptions import DeliveryPackingError, VersionMismatchError
 from .worker import bulk, rebuild, reconstructors, standin
@@ -78,7 +81,14 @@ _numbers = itertools.count()
 # What stands for nothing in a dataclass's fields is known by its identity.
 _SENTINELS = {id(getattr(dataclasses, name)): name for name in ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY")}
 _OF_CLASS_BODIES = ("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
-_OF_ENUM = ("_value_", "_name_", "__objclass__", "_sort_order_")
+# What typing makes with a name, and what else each is made from.
+_TYPE_ALIASES = {
+    "NewType": ("__supertype__",),
+    "ParamSpec": (),
+    "TypeVarTuple": (),
+    "TypeAliasType": ("__value__", "__type_params__"),
+}
+_OF_SINGLE_DISPATCH = ("registry", "dispatch", "register", "_clear_cache")
 _LRU_CACHE = type(functools.lru_cache(len))
 _SINGLE_DISPATCH = functools.singledispatch(lambda thing: None).__code__  # type: ignore[attr-defined]
 
@@ -212,19 +222,35 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         self._code_travels = code_travels
         self.holds_code = False
         self.own: dict[str, Any] = {}
+        self._main: dict[str, Any] = {}
         # By identity: each with that which it becomes, and which several functions may share.
         self._cells: dict[int, tuple[types.CellType, types.CellType]] = {}
+        # Classes whose attributes are being packed, by identity: what is to be sent ahead of them should that be needed.
+        self._under_way: dict[int, classes.Ahead | None] = {}
         special: dict[type, Callable[[Any], Any]] = {
             types.CodeType: self._reduce_code,
             types.ModuleType: self._reduce_module,
             io.TextIOWrapper: _reduce_text_file,
             io.BufferedReader: _reduce_binary_file,
+            weakref.WeakSet: _reduce_weak_set,
+            # Before 3.12 it holds a lock.
+            functools.cached_property: lambda thing: (functools.cached_property, (thing.func,), {"attrname": thing.attrname}),
+            functools.singledispatchmethod: _reduce_single_dispatch_method,
+            **{getattr(typing, name): self._reduce_type_alias for name in _TYPE_ALIASES if hasattr(typing, name)},
         }
         # Read once, by the initialiser.
         self.dispatch_table = ChainMap(special, _REDUCERS, copyreg.dispatch_table)
         super().__init__(file, protocol=5)
 
     def reducer_override(self, thing: Any) -> Any:
+        reduced = self._reduced(thing)
+        if self._under_way:
+            ahead = [self._under_way[id(kind)] for kind in type(thing).__mro__ if self._under_way.get(id(kind))]
+            if ahead:
+                return self._reduce_early_instance(thing, reduced, ahead)
+        return reduced
+
+    def _reduced(self, thing: Any) -> Any:
         if isinstance(thing, type):
             return self._reduce_class(thing)
         if isinstance(thing, types.FunctionType):
@@ -233,13 +259,29 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
             return self._reduce_cache(thing)
         if id(thing) in _SENTINELS:
             return _SENTINELS[id(thing)]
+        if isinstance(thing, (types.MethodType, types.BuiltinMethodType)):
+            return self._by_name(naming.of_method(thing))
+        if type(thing) is object:
+            return self._by_name(naming.of_mark(thing))
         if isinstance(thing, types.ModuleType) and type(thing) is not types.ModuleType and modules_.is_module(thing):
             return self._reduce_module(thing)
-        if type(thing) is functools.cached_property:
-            # Before 3.12 it holds a lock.
-            return functools.cached_property, (thing.func,), {"attrname": thing.attrname}
+        if isinstance(thing, BaseException) and rebuild.is_made_plainly(thing):
+            return rebuild.make_error, rebuild.reduced_error(thing)
         reduce = getattr(type(thing), "__deliveryboy_reduce__", None)
         return reduce(thing) if reduce else NotImplemented
+
+    def _reduce_early_instance(self, thing: Any, reduced: Any, ahead: list[Any]) -> Any:
+        """An instance of a class that refers to it: over there that class would have no methods yet."""
+        for kind in type(thing).__mro__:
+            if id(kind) in self._under_way:
+                self._under_way[id(kind)] = None
+        if reduced is NotImplemented:
+            reducer = self.dispatch_table.get(type(thing))
+            reduced = reducer(thing) if reducer else thing.__reduce_ex__(5)
+        if isinstance(reduced, str):
+            return reduced
+        make, args, *rest = reduced
+        return (reconstructors.make_after, (ahead, make, args), *rest)
 
     # --- functions and classes ----------------------------------------------------------------------------------
 
@@ -252,29 +294,38 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
             self._needs_code(f"class {thing.__module__}.{thing.__qualname__}")
             # Both reconstructors end with the class's number and one more argument.
             self.own[reduced[1][-2]] = thing
-        if reduced[0] is cp._make_skeleton_enum:
-            reduced = _with_members(thing, reduced)
-        elif "__slots__" in vars(thing) and reduced[0] is cp._make_skeleton_class and not issubclass(thing, tuple):
-            reduced = _with_slots(reduced)
+            reduced = (classes.ordinary if reduced[0] is cp._make_skeleton_class else classes.enumeration)(thing, reduced)
+            make, args, (attributes, _), *rest = reduced
+            self._under_way[id(thing)] = classes.Ahead(thing, attributes)
+            reduced = make, args, (attributes, classes.Done(self._under_way, thing)), *rest
         return _translated(reduced)
 
     def _reduce_function(self, thing: types.FunctionType) -> Any:
         module = thing.__module__
         if not self._goes_by_value(module):
-            steps = unwrapping_steps(thing, module)
+            steps = naming.unwrapping_steps(thing, module)
             if steps is not None:
                 self._collector.add(module, f"function {thing.__qualname__}")
                 return NotImplemented if steps == 0 else (rebuild.find, (module, thing.__qualname__, steps))
         if thing.__code__ is _SINGLE_DISPATCH:
-            return reconstructors.make_single_dispatch, (dict(thing.registry),)  # type: ignore[attr-defined]
+            return reconstructors.make_single_dispatch, (dict(thing.registry),), _set_on(thing)  # type: ignore[attr-defined]
         self._needs_code(f"function {module}.{thing.__qualname__}")
         self._collector.scan(thing.__code__, modules_.package_of(thing.__globals__), f"imported in {thing.__qualname__}")
         make, args, (attributes, slots), *rest = self._dynamic_function_reduce(thing)
+        if args[1].get("__name__") == "__main__":
+            # Any namespace may call itself so; the first one's is the __main__ over there.
+            self._main = self._main or thing.__globals__
+            if thing.__globals__ is not self._main:
+                args[1][rebuild.APART] = True
         if thing.__closure__:
             cells = [self._cells.setdefault(id(cell), (cell, cp._make_empty_cell()))[1] for cell in thing.__closure__]
             args = (*args[:-1], tuple(cells))
         within = _within(thing.__code__)
         slots["__globals__"].update({name: thing.__globals__[name] for name in within.read & thing.__globals__.keys()})
+        for name, value in slots["__globals__"].items():
+            by_name = naming.of_global(name, value)
+            if by_name is not None and not self._goes_by_value(by_name.module):
+                slots["__globals__"][name] = by_name
         if within.co_names:
             slots["_cloudpickle_submodules"] += cp._find_imported_submodules(within, slots["__globals__"].values())
         if within.makes_classes:
@@ -289,11 +340,14 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         if (
             not self._goes_by_value(inner.__module__)
             and isinstance(inner, types.FunctionType)
-            and unwrapping_steps(inner, inner.__module__) is not None
+            and naming.unwrapping_steps(inner, inner.__module__) is not None
         ):
             self._collector.add(inner.__module__, f"function {inner.__qualname__}")
             return NotImplemented
-        return reconstructors.make_cached, (inner, thing.cache_parameters())
+        return reconstructors.make_cached, (inner, thing.cache_parameters()), _set_on(thing)
+
+    def _by_name(self, found: naming.ByName | None) -> Any:
+        return NotImplemented if found is None or self._goes_by_value(found.module) else found.__deliveryboy_reduce__()
 
     def _goes_by_value(self, module: Any) -> bool:
         """Whether what is defined in that module travels itself; so does what stands in no module that can be found."""
@@ -309,6 +363,15 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
     def _reduce_code(self, code: types.CodeType) -> Any:
         self.holds_code = True
         return rebuild.make_code, (marshal.dumps(code),)
+
+    def _reduce_type_alias(self, thing: Any) -> Any:
+        """What ``typing`` makes of a name and little else; it pickles by that name."""
+        if not self._goes_by_value(thing.__module__):
+            self._collector.add(thing.__module__, f"{type(thing).__name__} {thing.__name__}")
+            return str(thing.__name__)
+        kind = type(thing).__name__
+        details = [getattr(thing, name) for name in _TYPE_ALIASES[kind]]
+        return reconstructors.make_type_alias, (kind, thing.__name__, thing.__module__, *details)
 
     def _reduce_module(self, module: types.ModuleType) -> Any:
         if modules_.is_module(module) and module.__name__ != "__main__":
@@ -353,6 +416,21 @@ def _meant_by_annotations(namespace: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in namespace.items() if value is not None and any(value is each for each in known)}
 
 
+def _reduce_weak_set(found: Any) -> Any:
+    return reconstructors.make_weak_set, (list(found),)
+
+
+def _reduce_single_dispatch_method(thing: Any) -> Any:
+    # From 3.13 on it has a cache, too.
+    return reconstructors.make_single_dispatch_method, (thing.func, dict(thing.dispatcher.registry))
+
+
+def _set_on(wrapper: Any) -> dict[str, Any]:
+    """Attributes that somebody has set on a function which ``functools`` has made."""
+    own = (*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", *_OF_SINGLE_DISPATCH)
+    return {name: value for name, value in vars(wrapper).items() if name not in own}
+
+
 def _reduce_text_file(file: io.TextIOWrapper) -> Any:
     reduced = cp._file_reduce(file)
     if reduced[0] is cp._file_reconstructor:
@@ -372,40 +450,6 @@ def _reduce_binary_file(file: io.BufferedReader) -> Any:
     content = file.read()
     file.seek(place)
     return io.BytesIO, (), (content, place, None)
-
-
-def _with_members(kind: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-    """An enumeration's, with other names of members, those that are several flags, and what members have of their own."""
-    make, (bases, name, qualname, _, *rest), (attributes, more), *others = reduced
-    members = kind.__members__
-    attributes = {known: value for known, value in attributes.items() if known not in members}
-    own = {known: {key: value for key, value in vars(member).items() if key not in _OF_ENUM} for known, member in members.items()}
-    attributes["_deliveryboy_members"] = {known: found for known, found in own.items() if found}
-    values = {known: member._value_ for known, member in members.items()}
-    return make, (bases, name, qualname, values, *rest), (attributes, more), *others
-
-
-def _with_slots(reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Slots are made with the class or not at all, and instances of one kind cannot become those of the other."""
-    make, (kind, name, bases, namespace, *rest), (attributes, more), *others = reduced
-    attributes = dict(attributes)
-    namespace = {**namespace, "__slots__": attributes.pop("__slots__")}
-    return make, (kind, name, bases, namespace, *rest), (attributes, more), *others
-
-
-def unwrapping_steps(func: types.FunctionType, module: str) -> int | None:
-    """How many wrappers deep *func* lies behind its own qualified name in *module*; None if it is not there."""
-    try:
-        found = rebuild.find(module, func.__qualname__, 0)
-    except (ImportError, KeyError, TypeError):
-        return None
-    for steps in range(20):
-        if found is func:
-            return steps
-        if not (hasattr(found, "__wrapped__") or hasattr(found, "__func__")):
-            return None
-        found = rebuild.unwrapped(found, 1)
-    return None
 
 
 def reduce_runner(func: Any, options: bytes, bound: tuple[Any, ...], accepts: tuple[type, ...]) -> tuple[Any, ...]:

@@ -25,8 +25,8 @@ class _Unpickler(pickle.Unpickler):
         self._own = own
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == (rebuild.REPLY_MODULE, "yours"):
-            return self._own.__getitem__
+        if module == rebuild.REPLY_MODULE:
+            return self._own.__getitem__ if name == "yours" else getattr(rebuild, name)
         return super().find_class(module, name)
 
 
@@ -136,19 +136,8 @@ def _unpickled(record: dict[str, Any], own: Mapping[str, Any]) -> tuple[BaseExce
     try:
         error = _Unpickler(record["packed"], own).load()
     except Exception as failure:
-        return _bare(record, own), f"{type(failure).__name__}: {failure}"
+        return None, f"{type(failure).__name__}: {failure}"
     return (error, "") if isinstance(error, BaseException) else (None, "it unpickled to something else")
-
-
-def _bare(record: dict[str, Any], own: Mapping[str, Any]) -> BaseException | None:
-    """It, without a call of its ``__init__``, which wants other arguments than it has handed on."""
-    try:
-        kind, args, attributes = _Unpickler(record.get("bare", b""), own).load()
-        error = kind.__new__(kind, *args)
-        error.__dict__.update(attributes)
-    except Exception:
-        return None
-    return error if isinstance(error, BaseException) else None
 
 
 def _link(error: BaseException, place: int, records: list[dict[str, Any]], errors: list[BaseException]) -> None:

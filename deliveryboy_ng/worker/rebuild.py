@@ -23,6 +23,10 @@ _namespace: "Any" = type(sys.implementation)
 _numbers: "dict[int, tuple[object, str]]" = {}
 
 
+# Of a template, the classes that have come by value, by their numbers: its calls get them once more, and mean these.
+shared: "dict[object, Any]" = {}
+
+
 def remember(made: "Any", number: "Any") -> "Any":
     """Note under which number the caller will know *made* again."""
     if number is not None:
@@ -91,7 +95,10 @@ def picklers() -> "list[Any]":
     class Pickler(_pickle.Pickler):
         def reducer_override(self, thing: "Any") -> "Any":
             if not isinstance(thing, (type, FunctionType)):
-                return NotImplemented
+                if not (isinstance(thing, BaseException) and is_made_plainly(thing)):
+                    return NotImplemented
+                sys.modules.setdefault(REPLY_MODULE, sys.modules[__name__])
+                return error, reduced_error(thing)
             known = _numbers.get(id(thing))
             if known is not None:
                 sys.modules.setdefault(REPLY_MODULE, sys.modules[__name__])
@@ -146,17 +153,56 @@ def dumps_error(error: BaseException) -> bytes:
     return dumps(error)
 
 
-def more_of(error: BaseException) -> "dict[str, object]":
-    """Class, arguments and attributes of one that pickle makes by calling its class, whose ``__init__`` may want others."""
-    kind = type(error)
-    packed = b""
-    if kind.__reduce__ is BaseException.__reduce__ and isinstance(kind.__init__, FunctionType):
-        try:
-            packed = dumps((kind, error.args, vars(error)))
-        except BaseException:
-            pass  # so it cannot be packed otherwise either
-    return {"bare": packed}
+_MEMBER: "Any" = type(FunctionType.__globals__)
 
+
+def is_made_plainly(error: BaseException) -> bool:
+    """Whether pickle would make it anew by its ``__init__``, which has had its effects, or leave out what it knows."""
+    kind = type(error)
+    if kind.__reduce__ not in (BaseException.__reduce__, OSError.__reduce__):
+        return False
+    return isinstance(kind.__init__, FunctionType) or isinstance(error, (AttributeError, NameError))
+
+
+def reduced_error(error: BaseException) -> "tuple[Any, ...]":
+    """What it is made from by :func:`make_error`: its class, arguments and attributes."""
+    state = dict(vars(error))
+    for kind in type(error).__mro__:
+        members = [each for each in vars(kind).values() if type(each) is _MEMBER] if "__slots__" in vars(kind) else []
+        state.update({each.__name__: getattr(error, each.__name__) for each in members if hasattr(error, each.__name__)})
+    if isinstance(error, (AttributeError, NameError)) and getattr(error, "name", None) is not None:
+        state["name"] = error.name
+    return type(error), error.__reduce__()[1], state
+
+
+def make_error(kind: "Any", args: "Any", state: "Any") -> "Any":
+    """An exception as it was, without a call of its own ``__init__``, which may want other arguments than it has handed on."""
+    error = kind.__new__(kind, *args)
+    if isinstance(error, OSError):
+        OSError.__init__(error, *args)
+    else:
+        state = {**state, "args": args}
+    for name, value in state.items():
+        # Its own kind may let nobody set anything.
+        BaseException.__setattr__(error, name, value)
+    return error
+
+
+def error(*made_from: "Any") -> "Any":
+    """The same, in a reply."""
+    return make_error(*made_from)
+
+
+error.__module__ = REPLY_MODULE
+
+
+def more_of(error: BaseException) -> "dict[str, object]":
+    """There is nothing that pickles do not hold."""
+    return {}
+
+
+# Says of a namespace that it is not the caller's __main__, though it calls itself so.
+APART = "__deliveryboy_apart__"
 
 # --- functions ----------------------------------------------------------------------------------------------------
 
@@ -166,7 +212,7 @@ def make_code(data: "Any") -> "Any":
 
 
 def make_function(code: "Any", base_globals: "Any", name: "Any", defaults: "Any", closure: "Any") -> "Any":
-    if base_globals.get("__name__") == "__main__":
+    if base_globals.get("__name__") == "__main__" and APART not in base_globals:
         # What lived in the caller's __main__ lives in this one, so that pickle finds it here by name too.
         main = vars(sys.modules["__main__"])
         main.update({name: value for name, value in base_globals.items() if name not in _kept})
@@ -219,10 +265,11 @@ _NEVER_CHANGED = (type(None), bool, int, float, complex, str, bytes, tuple, froz
 
 
 def keep_what_was_set() -> None:
-    """Globals of __main__ that have been set here since they came stay as they are, whatever comes later.
+    """Globals of __main__ that have been set here since they came stay as they are, whatever comes later; so do classes.
 
     So do those that may have been changed in place: nobody can tell.
     """
+    shared.update((number, made) for made, number in _numbers.values() if isinstance(made, type))
     for name, value in vars(sys.modules["__main__"]).items():
         if name in _came and (_came[name] is not value or not isinstance(value, _NEVER_CHANGED)):
             _kept.add(name)

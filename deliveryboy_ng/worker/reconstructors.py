@@ -18,6 +18,16 @@ def make_cached(function: "Any", parameters: "Any") -> "Any":
     return functools.lru_cache(**parameters)(function)
 
 
+def make_single_dispatch_method(function: "Any", registry: "Any") -> "Any":
+    import functools
+
+    made = functools.singledispatchmethod(function)
+    for kind, each in registry.items():
+        if kind is not object:
+            made.register(kind, each)
+    return made
+
+
 def make_single_dispatch(registry: "Any") -> "Any":
     import functools
 
@@ -76,25 +86,94 @@ def make_home(name: "Any", known: "dict[str, Any]") -> None:
 
 
 def make_class(metaclass: "Any", name: "Any", bases: "Any", keywords: "Any", number: "Any", extra: "Any") -> "Any":
+    if number in rebuild.shared:
+        return rebuild.shared[number]
     import types
 
-    made = types.new_class(name, bases, {"metaclass": metaclass}, lambda namespace: namespace.update(keywords))
+    def make() -> "Any":
+        return types.new_class(name, bases, {"metaclass": metaclass}, lambda namespace: namespace.update(keywords))
+
+    try:
+        made = make()
+    except Exception:
+        # A hook may want what stood in the class statement, which nobody has kept; it has seen the class where that was made.
+        made = _without_hook(bases, make)
     return rebuild.remember(made, number)
 
 
-def make_enum(bases: "Any", name: "Any", qualname: "Any", members: "Any", module: "Any", number: "Any", extra: "Any") -> "Any":
+def _without_hook(bases: "Any", make: "Any") -> "Any":
+    name = "__init_subclass__"
+    kinds = [kind for base in bases for kind in getattr(base, "__mro__", ())]
+    owners = [kind for kind in kinds if name in vars(kind) and kind.__module__ != "builtins"]
+    if not owners:
+        return make()
+    kept = vars(owners[0])[name]
+    setattr(owners[0], name, classmethod(lambda kind, **keywords: None))
+    try:
+        return make()
+    finally:
+        setattr(owners[0], name, kept)
+
+
+def make_enum(bases: "Any", name: "Any", qualname: "Any", members: "Any", module: "Any", number: "Any", data: "Any") -> "Any":
+    """:param data: where members are instances of another type besides, that, and for each member what that makes it from"""
+    if number in rebuild.shared:
+        return rebuild.shared[number]
+    import enum
+
     metaclass: "Any" = type(bases[-1])
     namespace = metaclass.__prepare__(name, bases)
+    if data is not None:
+        waiting = zip(members.values(), data[1])
+
+        def new(kind: "Any", *_: "Any") -> "Any":
+            value, args = next(waiting)
+            member = data[0].__new__(kind, *args)
+            member._value_ = value
+            return member
+
+        namespace["__new__"] = new
+        namespace["__init__"] = lambda member, *_: None
     for member, value in members.items():
-        namespace[member] = value
+        namespace[member] = enum.member(value) if hasattr(type(value), "__get__") else value
     made = metaclass.__new__(metaclass, name, bases, namespace)
+    if data is not None:
+        del made.__init__, made.__new_member__
     made.__module__ = module
     made.__qualname__ = qualname
     return rebuild.remember(made, number)
 
 
+def make_after(ahead: "Any", make: "Any", args: "Any") -> "Any":
+    """An instance of a class that is still being made, for which this has come ahead."""
+    return make(*args)
+
+
+# Somebody holds what is in weak sets where they come from.
+_held: "list[Any]" = []
+
+
+def make_weak_set(members: "Any") -> "Any":
+    import weakref
+
+    _held.append(members)
+    return weakref.WeakSet(members)
+
+
+def make_type_alias(kind: "Any", name: "Any", module: "Any", *details: "Any") -> "Any":
+    import typing
+
+    if kind == "TypeAliasType":
+        return getattr(typing, kind)(name, details[0], type_params=details[1])
+    made = getattr(typing, kind)(name, *details)
+    made.__module__ = module
+    return made
+
+
 def class_setstate(made: "Any", state: "Any") -> "Any":
     attributes, _ = state
+    if rebuild.number_of(made) in rebuild.shared:
+        return made
     registered = attributes.pop("_abc_impl", ())
     for name, own in attributes.pop("_deliveryboy_members", {}).items():
         vars(made.__members__[name]).update(own)
