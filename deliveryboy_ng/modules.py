@@ -50,7 +50,7 @@ class Entry:
         return f"{self.name:<30} {how:<13} {self.size:>9,}  {self.reason}"
 
 
-Imports = frozenset[tuple[int, str, tuple[str, ...]]]
+Imports = tuple[tuple[int, str, tuple[str, ...]], ...]
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Module:
     source: str | None
     code: bytes | None
     data: dict[str, bytes] = field(default_factory=dict)
-    imports: Imports = frozenset()
+    imports: Imports = ()
 
     @property
     def size(self) -> int:
@@ -81,11 +81,11 @@ _LOAD_CONST = opcode.opmap["LOAD_CONST"]
 
 @functools.lru_cache(maxsize=4096)
 def imports_of(code: CodeType) -> Imports:
-    """All import statements in *code* and the code within it, as (level, name, names imported from it).
+    """All import statements in *code* and the code within it, as (level, name, names imported from it), in their order.
 
     Names given as constants to ``import_module`` and ``__import__`` count too.
     """
-    found: set[tuple[int, str, tuple[str, ...]]] = set()
+    found: dict[tuple[int, str, tuple[str, ...]], None] = {}
     loaded: list[Any] = []
     extended = 0
     for operation, argument in zip(code.co_code[::2], code.co_code[1::2], strict=True):
@@ -93,7 +93,7 @@ def imports_of(code: CodeType) -> Imports:
         extended = argument << 8 if operation == opcode.EXTENDED_ARG else 0
         if operation == _IMPORT_NAME:
             level, names = loaded[-2:]
-            found.add((level or 0, code.co_names[argument], tuple(names or ())))
+            found[level or 0, code.co_names[argument], tuple(names or ())] = None
         elif operation == _LOAD_CONST:
             loaded.append(code.co_consts[argument])
         elif opcode.opname[operation] == "LOAD_SMALL_INT":
@@ -101,11 +101,11 @@ def imports_of(code: CodeType) -> Imports:
     dynamic = {"import_module", "__import__"} & set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            found |= imports_of(constant)
+            found.update(dict.fromkeys(imports_of(constant)))
         elif dynamic and isinstance(constant, str) and constant.replace(".", "").isidentifier():
             name = constant.lstrip(".")
-            found.add((len(constant) - len(name), name, ()))
-    return frozenset(found)
+            found[len(constant) - len(name), name, ()] = None
+    return tuple(found)
 
 
 def names_of(imports: Imports, package: str) -> Iterator[str]:
@@ -221,7 +221,7 @@ def load(name: str, spec: importlib.machinery.ModuleSpec) -> Module:
     if known is None or known[0] != version:
         source = _source(name, spec, file)
         code = _code(name, spec, file, source)
-        packed, imports = (marshal.dumps(code), imports_of(code)) if code else (None, frozenset())
+        packed, imports = (marshal.dumps(code), imports_of(code)) if code else (None, ())
         known = _loaded[name, file] = version, Module(name, package, file, source, packed, imports=imports)
     module = known[1]
     return Module(name, package, file, module.source, module.code, imports=module.imports)
@@ -264,7 +264,9 @@ class Collector:
     def __init__(self, named: Iterable[str] = ()) -> None:
         self.named = tuple(named)
         self.modules: dict[str, Module] = {}
-        self.entries: dict[str, Entry] = {}
+        # What does not travel, with its kind.
+        self.left: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
         self._uses_resources = False
         for name in self.named:
             self._add_all(name)
@@ -272,7 +274,7 @@ class Collector:
     def add_named(self, name: str) -> None:
         """Let a module travel, with all below it, although it is installed."""
         self.named = (*self.named, name)
-        self.entries.pop(name, None)
+        self.left = {each: kind for each, kind in self.left.items() if not self.is_named(each)}
         self._add_all(name)
 
     def is_named(self, name: str) -> bool:
@@ -291,7 +293,7 @@ class Collector:
             name, reason = queue.pop()
             self._uses_resources = self._uses_resources or any(f"{name}.".startswith(f"{api}.") for api in _RESOURCE_APIS)
             parent = name.rpartition(".")[0]
-            if name in self.entries or name == "__main__" or not name:
+            if name in self.modules or name in self.left or name == "__main__" or not name:
                 continue
             spec = find_spec(name)
             if spec is None:
@@ -299,12 +301,11 @@ class Collector:
             kind = "own" if self.is_named(name) and not (spec.origin or "").endswith(_EXTENSIONS) else kind_of(spec)
             if kind in ("stdlib", "library"):
                 continue
-            if kind != "own":
-                top = name.partition(".")[0]
-                self.entries.setdefault(top, Entry(top, False, 0, _REASONS[kind]))
-                continue
             if parent:
                 queue.append((parent, f"package of {name}"))
+            if kind != "own":
+                self.left[name] = kind
+                continue
             module = self._take(name, spec, reason)
             package = name if module.package else parent
             queue += [(each, f"imported by {name}") for each in names_of(module.imports, package)]
@@ -314,7 +315,7 @@ class Collector:
         if module.source is None and module.code is None and module.file:
             raise DeliveryPackingError(f"module {name} ({module.file}) has neither source nor code to send", path=f"module {name}")
         self.modules[name] = module
-        self.entries[name] = Entry(name, True, module.size, reason)
+        self._reasons[name] = reason
         return module
 
     def _add_all(self, name: str) -> None:
@@ -343,7 +344,15 @@ class Collector:
                         path=f"module {module.name}",
                         real_exception=error,
                     ) from error
-                self.entries[module.name] = Entry(module.name, True, module.size, self.entries[module.name].reason)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """What travels and why, then what does not: of packages that do not at all only the topmost."""
+        found = {name: Entry(name, True, module.size, self._reasons[name]) for name, module in self.modules.items()}
+        for name, kind in sorted(self.left.items()):
+            top = name.partition(".")[0]
+            shown = name if top in self.modules else top
+            found.setdefault(shown, Entry(shown, False, 0, _REASONS[kind]))
+        return tuple(sorted(found.values(), key=lambda entry: (not entry.by_value, entry.name)))
 
 
 def _data_files(folder: Path, above: frozenset[str] = frozenset()) -> dict[str, bytes]:

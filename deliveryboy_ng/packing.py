@@ -201,8 +201,8 @@ def _pack(
         # Something of cloudpickle's that the table does not know: let it rebuild that itself over there.
         collector.add_named("cloudpickle")
     collector.finish()
-    entries = tuple(sorted(collector.entries.values(), key=lambda entry: (not entry.by_value, entry.name)))
-    return Box(parts.body, parts, tuple(collector.modules.values()), pickler.holds_code, pickler.own, entries)
+    modules = tuple(collector.modules.values())
+    return Box(parts.body, parts, modules, pickler.holds_code, pickler.own, collector.entries())
 
 
 def _can_travel(thing: Any, collector: modules_.Collector, by_value: set[str | None], code_travels: bool) -> bool:
@@ -321,7 +321,7 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
             cells = [self._cells.setdefault(id(cell), (cell, cp._make_empty_cell()))[1] for cell in thing.__closure__]
             args = (*args[:-1], tuple(cells))
         within = _within(thing.__code__)
-        slots["__globals__"].update({name: thing.__globals__[name] for name in within.read & thing.__globals__.keys()})
+        slots["__globals__"].update({name: thing.__globals__[name] for name in sorted(within.read & thing.__globals__.keys())})
         for name, value in slots["__globals__"].items():
             by_name = naming.of_global(name, value)
             if by_name is not None and not self._goes_by_value(by_name.module):

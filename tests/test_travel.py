@@ -11,6 +11,7 @@ import enum
 import functools
 import hashlib
 import importlib
+import importlib.machinery
 import io
 import os
 import pickletools
@@ -648,6 +649,26 @@ def test_manifest_lists_what_travels_and_why(project: Any) -> None:
     assert sum(entry.size for entry in manifest.values()) < 100_000, "the huge file next to plain.py stays"
     text = str(deliver(user.f).manifest(1))
     assert "shop.tax" in text and "by value" in text and "by reference" in text
+
+
+def test_packages_with_machine_code_travel_without_it_and_all_in_the_order_of_the_code(project: Any) -> None:
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    names = ["mixed", *(f"piece_{letter}" for letter in "hbeagcdf")]
+    project({f"mixed/_fast{suffix}": "", "mixed/__init__.py": "value = 3\n", **{f"{name}.py": "" for name in names[1:]}})
+    lines = [
+        "try:",
+        "    import mixed._fast",
+        "except ImportError:",
+        "    pass",
+        "import mixed",
+        *(f"import {name}" for name in names[1:]),
+    ]
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec("def work():\n    " + "\n    ".join([*lines, "return mixed.value"]), namespace)
+    entries = {entry.name: entry for entry in deliver(namespace["work"]).manifest()}
+    assert entries["mixed"].by_value and "machine code" in entries["mixed._fast"].reason
+    assert [module.name for module in packing.pack(namespace["work"], (), {}).modules] == names
+    assert deliver(transport=conftest.need_sudo())(namespace["work"])() == 3
 
 
 def test_module_of_the_function_itself_is_not_imported_there(project: Any) -> None:
