@@ -154,7 +154,20 @@ def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
             continue
         if spec is not None:
             return spec
-    return None
+    return _namespace(name, path) if path and parent not in sys.modules else None
+
+
+def _namespace(name: str, places: list[str]) -> importlib.machinery.ModuleSpec | None:
+    """The spec of a folder without ``__init__.py``; the import system's finder asks for its parent in sys.modules."""
+    import pkgutil
+
+    finders = [finder for finder in map(pkgutil.get_importer, places) if finder is not None]
+    found = [spec for finder in finders if (spec := finder.find_spec(name)) is not None and spec.loader is None]
+    if not found:
+        return None
+    spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = [place for each in found for place in each.submodule_search_locations or ()]
+    return spec
 
 
 def kind_of(spec: importlib.machinery.ModuleSpec) -> str:
@@ -318,17 +331,17 @@ class Collector:
         self._reasons[name] = reason
         return module
 
-    def _add_all(self, name: str) -> None:
+    def _add_all(self, name: str, above: frozenset[str] = frozenset()) -> None:
+        """:param above: the folders that it lies in, to which a link in it may lead"""
         spec = find_spec(name)
         if spec is None:
             raise DeliveryPackingError(f"modules: there is no module named {name!r} here", path=f"module {name}")
         if (spec.origin or "").endswith(_EXTENSIONS):
             raise DeliveryPackingError(f"modules: {name} is machine code ({spec.origin}) and cannot travel", path=f"module {name}")
         self.add(name, "named in modules=")
-        import pkgutil
-
-        for found in pkgutil.iter_modules(spec.submodule_search_locations or ()):
-            self._add_all(f"{name}.{found.name}")
+        places = frozenset(map(os.path.realpath, spec.submodule_search_locations or ()))
+        for child in _children(list(spec.submodule_search_locations or ()), above | places):
+            self._add_all(f"{name}.{child}", above | places)
 
     def finish(self) -> None:
         """Add the data files of the packages, if anything that travels reads such files."""
@@ -353,6 +366,27 @@ class Collector:
             shown = name if top in self.modules else top
             found.setdefault(shown, Entry(shown, False, 0, _REASONS[kind]))
         return tuple(sorted(found.values(), key=lambda entry: (not entry.by_value, entry.name)))
+
+
+def _children(places: list[str], above: frozenset[str]) -> Iterator[str]:
+    """Names of the modules in these folders, and of the folders in them without ``__init__.py`` that have modules."""
+    import pkgutil
+
+    found = {child.name for child in pkgutil.iter_modules(places)}
+    yield from sorted(found)
+    for path in [path for place in places for path in _listed(place)]:
+        real = os.path.realpath(path)
+        is_new = path.is_dir() and path.name.isidentifier() and path.name not in found and real not in above
+        if is_new and any(_children([real], above | {real})):
+            found.add(path.name)
+            yield path.name
+
+
+def _listed(folder: str) -> list[Path]:
+    try:
+        return sorted(Path(folder).iterdir())
+    except OSError:
+        return []  # in an archive, or nobody's to read
 
 
 def _data_files(folder: Path, above: frozenset[str] = frozenset()) -> dict[str, bytes]:

@@ -354,6 +354,35 @@ def test_imports_that_this_python_does_not_run(project: Any) -> None:
     assert {"either.old", "plug.plugin"} <= names and not [name for name in names if name.startswith(".")]
 
 
+def test_folders_without_init_travel_though_nothing_has_imported_them(project: Any) -> None:
+    folder = project(
+        {
+            "outer/__init__.py": "",
+            "outer/plugins/deep/one.py": "value = 7\n",
+            "outer/data/text.txt": "",
+            "nameless/sub/leaf.py": "value = 8\n",
+        }
+    )
+    (folder / "nameless" / "sub" / "again").symlink_to("..")
+
+    def work() -> Any:
+        import importlib
+
+        from outer.plugins.deep import one  # type: ignore[import-not-found]
+
+        return one.value, importlib.import_module(".".join(["nameless", "sub", "leaf"])).value
+
+    assert "outer" not in sys.modules
+    runner = deliver(transport=conftest.need_sudo(), modules=["nameless", "outer"])(work)
+    assert {entry.name for entry in runner.manifest()} == {
+        *("outer", "outer.plugins", "outer.plugins.deep", "outer.plugins.deep.one"),
+        *("nameless", "nameless.sub", "nameless.sub.leaf"),
+    }
+    assert runner() == (7, 8) and "outer" not in sys.modules
+    without = deliver(modules=["nameless"])(work)
+    assert "outer.plugins.deep.one" in {entry.name for entry in without.manifest()}
+
+
 def test_packages_that_look_elsewhere_for_their_modules(project: Any, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "lazy.py").write_text("value = 6\n")
