@@ -27,7 +27,8 @@ __all__ = ["Collector", "Entry"]
 LIBRARY = __name__.partition(".")[0]
 _STDLIB = tuple({os.path.realpath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "platstdlib")})
 _EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
-_RESOURCE_APIS = frozenset({"importlib.resources", "importlib_resources", "pkgutil"})
+_RESOURCE_APIS = ("importlib.resources.", "importlib_resources.")
+_GET_DATA = "pkgutil.get_data"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ Imports = tuple[tuple[int, str, tuple[str, ...]], ...]
 class Module:
     """A module that travels.
 
+    :ivar data: its files; of those that cannot be read None
     :ivar imports: its import statements, see :func:`imports_of`
     """
 
@@ -65,12 +67,12 @@ class Module:
     file: str
     source: str | None
     code: bytes | None
-    data: dict[str, bytes] = field(default_factory=dict)
+    data: dict[str, bytes | None] = field(default_factory=dict)
     imports: Imports = ()
 
     @property
     def size(self) -> int:
-        return len(self.source or "") + len(self.code or b"") + sum(map(len, self.data.values()))
+        return len(self.source or "") + len(self.code or b"") + sum(len(content or b"") for content in self.data.values())
 
 
 # --- what an import statement names --------------------------------------------------------------------------------
@@ -83,7 +85,7 @@ _LOAD_CONST = opcode.opmap["LOAD_CONST"]
 def imports_of(code: CodeType) -> Imports:
     """All import statements in *code* and the code within it, as (level, name, names imported from it), in their order.
 
-    Names given as constants to ``import_module`` and ``__import__`` count too.
+    Names given as constants to ``import_module`` and ``__import__`` count too, and any ``get_data`` may be pkgutil's.
     """
     found: dict[tuple[int, str, tuple[str, ...]], None] = {}
     loaded: list[Any] = []
@@ -98,6 +100,8 @@ def imports_of(code: CodeType) -> Imports:
             loaded.append(code.co_consts[argument])
         elif opcode.opname[operation] == "LOAD_SMALL_INT":
             loaded.append(argument)
+    if "get_data" in code.co_names:
+        found[0, _GET_DATA, ()] = None
     dynamic = {"import_module", "__import__"} & set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -123,6 +127,11 @@ def names_of(imports: Imports, package: str) -> Iterator[str]:
                 yield from _star(name)
             else:
                 yield f"{name}.{child}"
+
+
+def reads_data(names: set[str]) -> bool:
+    """Whether code that imports these reads data files of packages."""
+    return {"pkgutil", _GET_DATA} <= names or any(f"{name}.".startswith(_RESOURCE_APIS) for name in names)
 
 
 def _star(name: str) -> Iterator[str]:
@@ -280,7 +289,7 @@ class Collector:
         # What does not travel, with its kind.
         self.left: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
-        self._uses_resources = False
+        self._seen: set[str] = set()
         for name in self.named:
             self._add_all(name)
 
@@ -288,6 +297,7 @@ class Collector:
         """Let a module travel, with all below it, although it is installed."""
         self.named = (*self.named, name)
         self.left = {each: kind for each, kind in self.left.items() if not self.is_named(each)}
+        self._seen.difference_update([each for each in self._seen if self.is_named(each)])
         self._add_all(name)
 
     def is_named(self, name: str) -> bool:
@@ -304,10 +314,10 @@ class Collector:
         queue = [(name, reason)]
         while queue:
             name, reason = queue.pop()
-            self._uses_resources = self._uses_resources or any(f"{name}.".startswith(f"{api}.") for api in _RESOURCE_APIS)
             parent = name.rpartition(".")[0]
-            if name in self.modules or name in self.left or name == "__main__" or not name:
+            if name in self._seen or name == "__main__" or not name:
                 continue
+            self._seen.add(name)
             spec = find_spec(name)
             if spec is None:
                 continue
@@ -345,12 +355,12 @@ class Collector:
 
     def finish(self) -> None:
         """Add the data files of the packages, if anything that travels reads such files."""
-        if not self._uses_resources:
+        if not reads_data(self._seen):
             return
         for module in self.modules.values():
             if module.package and module.file and not module.data:
                 try:
-                    module.data = _data_files(Path(module.file).parent)
+                    module.data = _data_files(Path(module.file).parent, needed=self.is_named(module.name))
                 except OSError as error:
                     raise DeliveryPackingError(
                         f"the data files of package {module.name} cannot be read: {error}",
@@ -382,27 +392,36 @@ def _children(places: list[str], above: frozenset[str]) -> Iterator[str]:
             yield path.name
 
 
-def _listed(folder: str) -> list[Path]:
+def _listed(folder: str | Path, needed: bool = False) -> list[Path]:
     try:
         return sorted(Path(folder).iterdir())
     except OSError:
+        if needed:
+            raise
         return []  # in an archive, or nobody's to read
 
 
-def _data_files(folder: Path, above: frozenset[str] = frozenset()) -> dict[str, bytes]:
-    """:param above: the folders that it lies in, to which a link in it may lead"""
-    found: dict[str, bytes] = {}
+def _data_files(folder: Path, needed: bool, above: frozenset[str] = frozenset()) -> dict[str, bytes | None]:
+    """:param needed: whether all of them must be readable
+    :param above: the folders that it lies in, to which a link in it may lead
+    """
+    found: dict[str, bytes | None] = {}
     above |= {os.path.realpath(folder)}
     if not folder.is_dir():
         return found  # in an archive
-    for path in sorted(folder.iterdir()):
+    for path in _listed(folder, needed):
         if path.name.startswith((".", "__pycache__")):
             continue
-        if path.is_dir() and not (path / "__init__.py").exists():
-            if os.path.realpath(path) not in above:
-                found |= {f"{path.name}/{name}": data for name, data in _data_files(path, above).items()}
-        elif path.is_file() and not path.name.endswith((".py", ".pyc", *_EXTENSIONS)):
-            found[path.name] = path.read_bytes()
+        try:
+            if path.is_dir() and not (path / "__init__.py").exists():
+                if os.path.realpath(path) not in above:
+                    found |= {f"{path.name}/{name}": data for name, data in _data_files(path, needed, above).items()}
+            elif path.is_file() and not path.name.endswith((".py", ".pyc", *_EXTENSIONS)):
+                found[path.name] = path.read_bytes()
+        except PermissionError:
+            if needed:
+                raise
+            found[path.name] = None
     return found
 
 

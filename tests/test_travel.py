@@ -798,6 +798,39 @@ def test_data_files_that_cannot_be_read_are_a_packing_error(project: Any, monkey
         deliver(lambda: read_it.f()).run()
 
 
+def test_data_files_that_are_not_ones_to_read_fail_where_they_are_read(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    project(
+        {
+            "holds/__init__.py": "import pkgutil\nfrom importlib.resources import files\n"
+            "def text(name):\n    return files(__name__).joinpath(name).read_text(), pkgutil.get_data(__name__, name)\n",
+            "holds/data/open.txt": "x",
+            "holds/data/secret.txt": "y",
+            "lister/data.txt": "z",
+            "lister/__init__.py": "import pkgutil\ndef f():\n    return len(list(pkgutil.iter_modules([])))\n",
+        }
+    )
+    import holds  # type: ignore[import-not-found]
+    import lister  # type: ignore[import-not-found]
+
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "secret.txt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    sudo = conftest.need_sudo()
+    work = deliver(transport=sudo)(lambda name: holds.text(name))
+    assert work("data/open.txt") == ("x", b"x")
+    receipt = work.run("data/secret.txt")
+    assert isinstance(receipt.exception, PermissionError) and "secret.txt" in str(receipt.exception)
+    with pytest.raises(DeliveryPackingError, match="data files of package holds cannot be read: .*secret"):
+        work.with_options(modules=["holds"]).run("data/open.txt")
+    monkeypatch.setattr(Path, "read_bytes", None)
+    assert deliver(transport=sudo)(lambda: lister.f())() == 0
+
+
 def test_editable_installs_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An editable install finds its modules by an import hook; the far side has neither hook nor files."""
     folder = tmp_path / "checkout"

@@ -11,19 +11,27 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class Reader:
-    """The resources of one package, ``{path within the package: bytes}``."""
+def content(data: "dict[str, bytes | None]", path: str, shown: str) -> bytes:
+    """What is in a package's file."""
+    if path not in data:
+        raise FileNotFoundError(2, "not among the files that travelled", shown)
+    found = data[path]
+    if found is None:
+        raise PermissionError(13, "the caller was not permitted to read it, so it did not travel", shown)
+    return found
 
-    def __init__(self, data: "dict[str, bytes]") -> None:
+
+class Reader:
+    """The resources of one package, ``{path within the package: bytes, or None if it could not be read}``."""
+
+    def __init__(self, data: "dict[str, bytes | None]") -> None:
         self._data = data
 
     def files(self) -> "Entry":
         return Entry(self._data, "")
 
     def open_resource(self, resource: str) -> io.BytesIO:
-        if resource not in self._data:
-            raise FileNotFoundError(2, "not among the files that travelled", resource)
-        return io.BytesIO(self._data[resource])
+        return io.BytesIO(content(self._data, resource, resource))
 
     def resource_path(self, resource: str) -> str:
         raise FileNotFoundError(2, "the package travelled in memory", resource)
@@ -38,7 +46,7 @@ class Reader:
 class Entry:
     """One file or folder, as ``importlib.resources.abc.Traversable`` describes it."""
 
-    def __init__(self, data: "dict[str, bytes]", path: str) -> None:
+    def __init__(self, data: "dict[str, bytes | None]", path: str) -> None:
         self._data = data
         self._path = path
 
@@ -67,9 +75,7 @@ class Entry:
         return [self.joinpath(name) for name in sorted(names)]
 
     def read_bytes(self) -> bytes:
-        if not self.is_file():
-            raise FileNotFoundError(2, "not among the files that travelled", self._path)
-        return self._data[self._path]
+        return content(self._data, self._path, self._path)
 
     def read_text(self, encoding: "str | None" = None, errors: str = "strict") -> str:
         return self.open("r", encoding=encoding, errors=errors).read()  # type: ignore[no-any-return]

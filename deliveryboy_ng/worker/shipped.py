@@ -2,8 +2,9 @@
 
 Contract: far side, standard library only, Python 3.8+.  ``install({name: (package, file, code, source, data)})`` puts a
 finder before all others: *code* is marshalled code or None, *source* text or None, *data* a dict of a package's data
-files by their path within it; a package without code and source is a namespace package.  Files keep the names they have
-at the caller's, where tracebacks find their lines; nothing is written to disk here.
+files by their path within it, with None for those that could not be read; a package without code and source is a
+namespace package.  Files keep the names they have at the caller's, where tracebacks find their lines; nothing is written
+to disk here.
 """
 
 import _frozen_importlib
@@ -137,11 +138,11 @@ class Loader:
         return self._package
 
     def get_data(self, path: "Any") -> "Any":
+        from . import resources
+
         folder = self._file.rpartition("/")[0] + "/"
-        found = self._data.get(path[len(folder) :].replace("\\", "/")) if path.startswith(folder) else None
-        if found is None:
-            raise FileNotFoundError(2, "not among the files that travelled", path)
-        return found
+        within = path[len(folder) :].replace("\\", "/") if path.startswith(folder) else ""
+        return resources.content(self._data, within, path)
 
     def get_resource_reader(self, name: "Any") -> "Any":
         if not self._package:
