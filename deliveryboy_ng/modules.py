@@ -290,6 +290,7 @@ class Collector:
         self.left: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
         self._seen: set[str] = set()
+        self._asked: set[str] = set()
         for name in self.named:
             self._add_all(name)
 
@@ -311,6 +312,7 @@ class Collector:
 
     def add(self, name: str, reason: str) -> None:
         """Add a module, the packages above it, and all that they import; unknown names are none of ours."""
+        self._asked.add(name)
         queue = [(name, reason)]
         while queue:
             name, reason = queue.pop()
@@ -352,6 +354,10 @@ class Collector:
         places = frozenset(map(os.path.realpath, spec.submodule_search_locations or ()))
         for child in _children(list(spec.submodule_search_locations or ()), above | places):
             self._add_all(f"{name}.{child}", above | places)
+
+    def code_reads_data(self) -> bool:
+        """Whether what was asked for are ways to read data files: by functions that travel by themselves, not by modules."""
+        return reads_data(self._asked)
 
     def finish(self) -> None:
         """Add the data files of the packages, if anything that travels reads such files."""

@@ -153,9 +153,12 @@ def pack(
     collector = modules_.Collector(named)
     keep_home = keep_home and by_value and home is not None and not collector.is_named(home)
     box = _pack(func, args, kwargs, collector, {home} if keep_home else set(), by_value)
-    if keep_home and home in collector.modules:
-        # Another module imports the function's own: that one must exist over there as a module, and only once.
-        box = _pack(func, args, kwargs, modules_.Collector(named), set(), by_value)
+    if home is not None and keep_home and (home in collector.modules or collector.code_reads_data()):
+        # Another module imports the function's own, or the function looks for the files beside it by its module's name or
+        # its package's: then the module must exist over there as a module, and only once.
+        collector = modules_.Collector(named)
+        collector.add(home, "the function's own")
+        box = _pack(func, args, kwargs, collector, set(), by_value)
     return box
 
 

@@ -773,6 +773,26 @@ def test_data_files_are_read_through_importlib_resources(project: Any, chain: An
     assert set(names) >= {"greeting.txt", "more"}
 
 
+def test_functions_read_the_data_files_of_their_own_package(project: Any) -> None:
+    project(
+        {
+            "beside/__init__.py": "",
+            "beside/reader.py": "import importlib.resources as resources, pkgutil\nfrom importlib.resources import files\n"
+            "def by_package(): return files(__package__).joinpath('data.txt').read_text()\n"
+            "def by_name(): return resources.read_text('beside', 'data.txt')\n"
+            "def by_module(): return pkgutil.get_data(__name__, 'data.txt').decode()\n"
+            "def made():\n    def nested():\n        import pkgutil\n"
+            "        return pkgutil.get_data(__name__.rpartition('.')[0], 'data.txt').decode()\n    return nested\n",
+            "beside/data.txt": "text",
+        }
+    )
+    from beside import reader  # type: ignore[import-not-found]
+
+    sudo = conftest.need_sudo()
+    for function in (reader.by_package, reader.by_name, reader.by_module, reader.made()):
+        assert deliver(transport=sudo)(function)() == "text", function
+
+
 def test_packages_in_archives_travel_without_their_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(tmp_path / "things.zip", "w") as archive:
         archive.writestr(

@@ -88,13 +88,16 @@ class Finder:
         entry = self._modules.get(name)
         if entry is None:
             return None
-        package, file, code, source, _ = entry
+        package, file, code, source, data = entry
         if package and code is None and source is None:
             spec = _ModuleSpec(name, None, is_package=True)
             # Parts of a namespace package that are installed over here stay importable.
             spec.submodule_search_locations = _places(name)
             return spec
-        spec = _ModuleSpec(name, Loader(*entry), origin=file, is_package=package)
+        if not package:
+            # Beside it lie the files of the package that it is in.
+            data = self._modules.get(name.rpartition(".")[0], entry)[4]
+        spec = _ModuleSpec(name, Loader(package, file, code, source, data), origin=file, is_package=package)
         spec.has_location = True
         if package:
             spec.submodule_search_locations = [str(file).rpartition("/")[0]]
@@ -145,7 +148,7 @@ class Loader:
         return resources.content(self._data, within, path)
 
     def get_resource_reader(self, name: "Any") -> "Any":
-        if not self._package:
+        if not self._package and not self._data:
             return None
         from . import resources
 
