@@ -184,9 +184,23 @@ def kind_of(spec: importlib.machinery.ModuleSpec) -> str:
     if spec.name.partition(".")[0] == LIBRARY:
         return "library"
     places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or ())
-    kinds = [_kind_at(spec, str(place)) for place in places] or ["stdlib"]
+    kinds = [_kind_at(spec, str(place)) for place in places] or [_kind_nowhere(spec)]
     # Of a package in many places some may be installed.
     return "own" if "own" in kinds else kinds[0]
+
+
+def _kind_nowhere(spec: importlib.machinery.ModuleSpec) -> str:
+    if spec.origin in ("built-in", "frozen"):
+        return "stdlib"
+    above = find_spec(spec.name.rpartition(".")[0]) if "." in spec.name else None
+    kind = kind_of(above) if above is not None else "own"
+    if kind != "own" or _source(spec.name, spec, "") is not None or _code(spec.name, spec, "", None) is not None:
+        return kind
+    return "stdlib"  # what it is in makes it, over there too
+
+
+def _is_namespace(spec: importlib.machinery.ModuleSpec) -> bool:
+    return spec.loader is None or isinstance(spec.loader, importlib.machinery.NamespaceLoader)
 
 
 def _kind_at(spec: importlib.machinery.ModuleSpec, where: str) -> str:
@@ -224,21 +238,22 @@ _REASONS = {
 
 # --- what travels --------------------------------------------------------------------------------------------------
 
-# By name and file; with when that was written, and its size.
-_loaded: dict[tuple[str, str], tuple[tuple[int, int], Module]] = {}
+# By name and file; with when that was written and its size, or, where there is none, with the source.
+_loaded: dict[tuple[str, str], tuple[object, Module]] = {}
 
 
 def load(name: str, spec: importlib.machinery.ModuleSpec) -> Module:
     """Read a module's source and code, from memory if its file has not changed since."""
-    file = spec.origin or ""
+    file = spec.origin or f"<{name}>"
     package = spec.submodule_search_locations is not None
-    if not spec.has_location:
+    version: object
+    if _is_namespace(spec):
         return Module(name, True, "", None, None)
     try:
         found = os.stat(file)
         version = (found.st_mtime_ns, found.st_size)
     except OSError:
-        version = (0, 0)
+        version = None if spec.has_location else _source(name, spec, file)
     known = _loaded.get((name, file))
     if known is None or known[0] != version:
         source = _source(name, spec, file)
@@ -322,6 +337,8 @@ class Collector:
             self._seen.add(name)
             spec = find_spec(name)
             if spec is None:
+                if name in self._asked:
+                    _refuse_if_made_by_hand(name)
                 continue
             kind = "own" if self.is_named(name) and not (spec.origin or "").endswith(_EXTENSIONS) else kind_of(spec)
             if kind in ("stdlib", "library"):
@@ -364,7 +381,7 @@ class Collector:
         if not reads_data(self._seen):
             return
         for module in self.modules.values():
-            if module.package and module.file and not module.data:
+            if module.package and module.file and not module.file.startswith("<") and not module.data:
                 try:
                     module.data = _data_files(Path(module.file).parent, needed=self.is_named(module.name))
                 except OSError as error:
@@ -382,6 +399,17 @@ class Collector:
             shown = name if top in self.modules else top
             found.setdefault(shown, Entry(shown, False, 0, _REASONS[kind]))
         return tuple(sorted(found.values(), key=lambda entry: (not entry.by_value, entry.name)))
+
+
+def _refuse_if_made_by_hand(name: str) -> None:
+    module = sys.modules.get(name)
+    # What is within a package may be made by that over there, too.
+    if isinstance(module, ModuleType) and getattr(module, "__spec__", None) is None and "." not in name:
+        raise DeliveryPackingError(
+            f"module {name} exists only in this process: nothing says where it came from. "
+            "Put it into a file, or pass what is needed of it as arguments",
+            path=f"module {name}",
+        )
 
 
 def _children(places: list[str], above: frozenset[str]) -> Iterator[str]:

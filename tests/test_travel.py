@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import types
 import xml.etree.ElementTree
 import zipfile
 from pathlib import Path
@@ -872,6 +873,57 @@ def test_editable_installs_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     finally:
         for name in ("edited_module", "edited_sub"):
             sys.modules.pop(name, None)
+
+
+class Kept:
+    """Imports modules from a dict; *tree* is no file's name."""
+
+    tree = {"kept": "import importlib.resources\nfrom .inner import value\n", "kept.inner": "value = 12\n"}
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        return importlib.util.spec_from_loader(name, self, is_package=name == "kept") if name in self.tree else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: Any) -> Any:
+        return None
+
+    def exec_module(self, module: Any) -> None:
+        exec(self.tree[module.__name__], vars(module))
+
+    def get_source(self, name: str) -> str:
+        return self.tree[name]
+
+
+def test_modules_without_a_file_travel_if_their_loader_has_their_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Kept()])
+    import kept  # type: ignore[import-not-found]
+
+    try:
+        assert deliver(lambda: kept.value)() == 12
+        assert sum(entry.size for entry in deliver(lambda: kept.value).manifest()) < 1000, "no data files of this folder"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(Kept.tree, "kept.inner", "value = 13\n")
+            assert deliver(lambda: kept.value)() == 13
+        assert not deliver(lambda: sys.implementation.name).manifest()
+    finally:
+        for name in Kept.tree:
+            sys.modules.pop(name, None)
+
+
+def test_modules_that_exist_only_here_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = types.ModuleType("made_by_hand")
+    exec("def f():\n    return 1\n", vars(made))
+    monkeypatch.setitem(sys.modules, "made_by_hand", made)
+
+    def work() -> Any:
+        import made_by_hand  # type: ignore[import-not-found]
+
+        return made_by_hand.f()
+
+    for function in (work, lambda: made.f()):
+        with pytest.raises(DeliveryPackingError, match="module made_by_hand exists only in this process") as caught:
+            deliver(function)()
+        assert caught.value.path == "module made_by_hand"
+    assert deliver(made.f)() == 1
 
 
 def test_tracebacks_of_shipped_modules_show_source_lines(project: Any, chain: Any) -> None:

@@ -100,7 +100,8 @@ class Finder:
         spec = _ModuleSpec(name, Loader(package, file, code, source, data), origin=file, is_package=package)
         spec.has_location = True
         if package:
-            spec.submodule_search_locations = [str(file).rpartition("/")[0]]
+            folder = str(file).rpartition("/")[0]
+            spec.submodule_search_locations = [folder] if folder else []
         return spec
 
     def invalidate_caches(self) -> None:
