@@ -874,23 +874,32 @@ def test_html_of_a_failed_call_says_why() -> None:
     assert "MEMORY_LIMIT (memory)" in html and "MemoryLimitExceeded" in html
 
 
-def test_whoever_is_below_many_is_found_in_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[str] = []
+def test_whoever_starts_while_others_are_cleared_up_is_not_taken_for_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = (
+        "import subprocess\n"
+        "left = subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
+        "print(left.pid, flush=True)\n"
+        "script = 'echo $$; while read line; do sleep 1000 & echo $!; done'\n"
+        "subprocess.Popen(['sh', '-c', script]).wait()\n"
+    )
     listdir = os.listdir
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdin is not None and parent.stdout is not None
+        left, innocent = int(parent.stdout.readline()), int(parent.stdout.readline())
+        started: list[int] = []
 
-    def look(path: str) -> list[str]:
-        looks.append(path)
-        return listdir(path)
+        def one_starts_meanwhile(path: str) -> list[str]:
+            found = listdir(path)
+            if path == "/proc":
+                parent.stdin.write(b"\n")  # type: ignore[union-attr]
+                parent.stdin.flush()  # type: ignore[union-attr]
+                started.append(int(parent.stdout.readline()))  # type: ignore[union-attr]
+            return found
 
-    monkeypatch.setattr(processes.posix, "listdir", look)
-    children = [subprocess.Popen(["sh", "-c", "sleep 100 & wait"], stdout=subprocess.PIPE) for _ in range(3)]
-    try:
-        mine = frozenset(child.pid for child in children)
-        conftest.wait_until(lambda: len(processes._with_all_below(mine)) == 6)
-        looks.clear()
-        assert len(processes._with_all_below(mine)) == 6 and looks.count("/proc") == 1
-    finally:
-        for pid in processes._with_all_below(mine):
-            os.kill(pid, signal.SIGKILL)
-        for child in children:
-            child.communicate()
+        monkeypatch.setattr(processes.posix, "listdir", one_starts_meanwhile)
+        assert processes.kill_found(parent.pid, frozenset({innocent})) == (True, True)
+        assert conftest.wait_until(lambda: not conftest.is_alive(left))
+        alive = list(map(conftest.is_alive, [innocent, *started]))
+        for pid in started:
+            conftest.kill(pid)
+        assert alive == [True, True], "one look is enough, and spares what came after it"

@@ -78,8 +78,8 @@ class Stat:
         return text[text.rindex(b")") + 2 :].split()
 
 
-def descendants(*roots: int) -> "list[tuple[int, Stat]]":
-    """All living processes below *roots*, by /proc; a process whose parent has ended is below its adopter."""
+def snapshot() -> "dict[int, list[tuple[int, Stat]]]":
+    """All processes that /proc shows, by their parents; one whose parent has ended is its adopter's."""
     children: "dict[int, list[tuple[int, Stat]]]" = {}
     for name in posix.listdir("/proc"):
         if name.isdigit():
@@ -89,13 +89,30 @@ def descendants(*roots: int) -> "list[tuple[int, Stat]]":
             except OSError:
                 continue
             children.setdefault(stat.parent, []).append((int(name), stat))
+    return children
+
+
+def descendants(shot: "dict[int, list[tuple[int, Stat]]]", *roots: int) -> "list[tuple[int, Stat]]":
+    """Those of a snapshot that are below *roots*."""
     found: "list[tuple[int, Stat]]" = []
     queue = list(roots)
     while queue:
-        below = children.get(queue.pop(), [])
+        below = shot.get(queue.pop(), [])
         found += below
         queue += [pid for pid, _ in below]
     return found
+
+
+def _part(me: int, spare: "frozenset[int]") -> "tuple[list[tuple[int, Stat]], list[tuple[int, Stat]]]":
+    """What is below this process now: what may be killed, and *spare* with all that is below that.
+
+    Both from one snapshot: in a later one there is more, which others have started meanwhile.
+    """
+    shot = snapshot()
+    safe = {*spare, *(pid for pid, _ in descendants(shot, *spare))}
+    found = descendants(shot, me)
+    targets = [(pid, stat) for pid, stat in found if pid not in safe and (system.template == 0 or stat.session != system.template)]
+    return targets, [(pid, stat) for pid, stat in found if pid in safe]
 
 
 def children(pid: int, threads: int = 1) -> "list[int]":
@@ -172,24 +189,19 @@ def _let_trackers_work(spare: "frozenset[int]", reaped: "Any") -> None:
     me = posix.getpid()
     deadline = time.monotonic() + _LONGEST_CLEANING
     trackers = []
-    safe = _with_all_below(spare)
-    for pid, _ in descendants(me):
+    for pid, _ in _part(me, spare)[0]:
         if time.monotonic() > deadline:
             # Among very many, each has to get to run before its command line can be read.
             return
-        if pid not in safe and _is_tracker(pid):
+        if _is_tracker(pid):
             trackers.append(pid)
     if not trackers:
         return
-    _kill_found(me, spare | frozenset(trackers))
+    kill_found(me, spare | frozenset(trackers))
     while trackers and time.monotonic() < deadline:
         system.reap(reaped)
         trackers = [pid for pid in trackers if _is_tracker(pid)]
         time.sleep(0.002)
-
-
-def _with_all_below(pids: "frozenset[int]") -> "set[int]":
-    return {*pids, *(below for below, _ in descendants(*pids))} if pids else set()
 
 
 def _is_tracker(pid: int) -> bool:
@@ -214,7 +226,7 @@ def kill_descendants(spare: "frozenset[int]" = frozenset(), reaped: "Any" = None
             # Everybody in a pid namespace that is ours, at one stroke, and without a /proc of its own.
             system.kill_quietly(-1, system.SIGKILL)
         elif system.proc_is_ours():
-            found, reached = _kill_found(me, spare)
+            found, reached = kill_found(me, spare)
             if not found and spare:
                 return True
             if found and not reached:
@@ -227,14 +239,12 @@ def kill_descendants(spare: "frozenset[int]" = frozenset(), reaped: "Any" = None
         time.sleep(0.001)
 
 
-def _kill_found(me: int, spare: "frozenset[int]") -> "tuple[bool, bool]":
+def kill_found(me: int, spare: "frozenset[int]") -> "tuple[bool, bool]":
     """Kill those that are found now; tells whether there were any, and whether any of them could be signalled."""
-    safe = _with_all_below(spare)
-    found = descendants(me)
-    targets = [(pid, stat) for pid, stat in found if pid not in safe and (system.template == 0 or stat.session != system.template)]
+    targets, safe = _part(me, spare)
     ours = posix.getsid(0)
     # A group is killed at one stroke: whoever forks in it meanwhile dies as well, a fork bomb too.
-    for group in {stat.group for _, stat in targets if stat.session != ours} - {stat.group for pid, stat in found if pid in safe}:
+    for group in {stat.group for _, stat in targets if stat.session != ours} - {stat.group for _, stat in safe}:
         system.kill_quietly(-group, system.SIGKILL)
     reached = False
     for pid, _ in targets:
