@@ -676,6 +676,39 @@ def test_files_that_are_still_open_are_written(tmp_path: Path) -> None:
         assert gzip.open(folder / "gzip").read() == b"gzip" and (folder / "csv").read_text().strip() == "1,2"
 
 
+def test_what_threads_hold_keeps_no_answer_and_no_other_file(tmp_path: Path) -> None:
+    def work(path: Path) -> str:
+        import select
+        import threading
+        import weakref
+
+        class Gone:
+            pass
+
+        global _kept
+        (end, written), (read, full) = os.pipe(), os.pipe()
+        reader, writer = os.fdopen(end, "rb"), os.fdopen(full, "wb")
+        _kept = [reader, writer, written, read, weakref.proxy(Gone()), path.open("w")]
+        _kept[-1].write("text")
+        threading.Thread(target=reader.read, daemon=True).start()
+        threading.Thread(target=lambda: [writer.write(bytes(1 << 16)) for _ in range(100)], daemon=True).start()
+        while len(select.select([read], [full], [], 0)[1]):
+            time.sleep(0.01)
+        return "answer"
+
+    assert deliver(timeout=60)(work)(tmp_path / "file") == "answer"
+    assert (tmp_path / "file").read_text() == "text"
+
+
+def test_what_c_code_has_written_comes_too() -> None:
+    def work() -> None:
+        import ctypes
+
+        ctypes.CDLL(None).printf(b"of the C library")
+
+    assert deliver(work).run().stdout == b"of the C library"
+
+
 def test_forked_child_that_raises_ends_as_it_would_anywhere() -> None:
     def work() -> int:
         pid = os.fork()

@@ -55,6 +55,14 @@ def leave_note():
 def read_note():
     return open("/tmp/note").read()
 
+def begin_log(path):
+    global LOG
+    LOG = open(path, "a")
+    print("once", file=LOG)
+
+def log(number):
+    print(number, file=LOG)
+
 def hold():
     global HELD
     HELD = bytearray(b"x") * (200 << 20)
@@ -196,6 +204,12 @@ def test_what_the_template_lends_is_not_charged_to_a_call(model: Any) -> None:
             executor.submit(model.write).result(20)
         with pytest.raises(MemoryLimitExceeded):
             executor.submit(lambda: len(bytearray(b"x") * (150 << 20))).result(20)
+
+
+def test_what_calls_write_to_a_file_of_the_initializers_is_there(model: Any, tmp_path: Path) -> None:
+    with DeliveryExecutor(1, initializer=model.begin_log, initargs=(str(tmp_path / "log"),)) as executor:
+        assert list(executor.map(model.log, range(3))) == [None] * 3
+    assert (tmp_path / "log").read_text().split() == ["once", "0", "1", "2"]
 
 
 def test_terminate_before_the_beginning_is_not_lost(model: Any) -> None:

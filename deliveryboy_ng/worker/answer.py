@@ -4,10 +4,11 @@ Contract: far side, standard library only, Python 3.8+.
 """
 
 import _signal  # type: ignore[import-not-found]
+import _thread
 import posix
 import sys
 
-from . import pipes, rebuild, records
+from . import pipes, rebuild, records, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ _LARGE, _FEW = 1 << 16, 100
 form: "Any" = rebuild  # how answers are packed: as pickles, or, for a caller that does not trust them, by codec.py as data
 _replier: "tuple[int, tuple[int, int]]" = (0, (0, 0))
 _interrupts: "list[int]" = []
+# References to the files that the template had open.
+_inherited: "list[Any]" = []
+# Seconds that a file may take whose lock a thread may hold for ever.
+_LONGEST_FLUSH = 5.0
 
 
 def begin() -> None:
@@ -143,49 +148,95 @@ def leave() -> None:
         if "atexit" in sys.modules:
             sys.modules["atexit"]._run_exitfuncs()
     except BaseException:
-        sys.excepthook(*sys.exc_info())
-    _close_files()
+        pass  # before 3.10 the last error is raised once more, when it has been shown
+    for file in _files_left():
+        _close(file)
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:
             stream.flush()  # type: ignore[union-attr]
-        except Exception:
+        except BaseException:
             pass  # the function may have put anything there
-
-
-def _open_files() -> "list[Any]":
-    import gc
-    import io
-
-    files = [each for each in gc.get_objects() if isinstance(each, io.IOBase) and not isinstance(each, io.RawIOBase)]
-    # Those that write into others come first: text, then compressed files.
-    buffers = (io.BufferedWriter, io.BufferedRandom, io.BufferedReader, io.BufferedRWPair)
-    return sorted(files, key=lambda file: 0 if isinstance(file, io.TextIOBase) else 1 + isinstance(file, buffers))
+    _flush_c_streams()
 
 
 def flush_files() -> None:
     """Or each process that is forked from this one would write what they have buffered."""
+    import _weakref
+
     for file in _open_files():
         try:
             if not file.closed and file.writable():
+                # What is frozen is not found any more.
+                _inherited.append(_weakref.ref(file))
                 file.flush()
         except Exception:
             pass  # whoever uses it will hear of it
+    _flush_c_streams()
 
 
-def _close_files() -> None:
+def _flush_c_streams() -> None:
+    if not _thread._count():
+        # Or a thread might hold the lock of one for ever.
+        system.flush_streams()
+
+
+def _files_left() -> "list[Any]":
     """Files that something still refers to: a Python that ends closes them, and so writes what they have buffered."""
     try:
         # The directory's own descriptor is listed too.
         if len(posix.listdir("/proc/self/fd")) <= pipes.REPLY_FD + 2:
-            return
+            return []
     except OSError:
         pass
-    for file in _open_files():
-        try:
-            if not file.closed and file.fileno() > 2:
-                file.close()
-        except Exception:
-            pass  # as the interpreter would do
+    return _open_files()
+
+
+def _open_files() -> "list[Any]":
+    """Those that may have to be written, those that write into others first: text, then compressed files."""
+    import _io
+    import gc
+
+    # By what they are, not by what they say they are: a proxy would ask what it stands for.
+    found: "list[Any]" = [each for each in gc.get_objects() if issubclass(type(each), _io._IOBase)]
+    found += [file for file in (reference() for reference in _inherited) if file is not None]
+    files = [file for file in found if not issubclass(type(file), _io._RawIOBase)]
+    return sorted(files, key=lambda file: _depth(type(file)))
+
+
+def _depth(kind: type) -> int:
+    import _io
+
+    if issubclass(kind, _io._TextIOBase):
+        return 0
+    return 2 if issubclass(kind, (_io.BufferedWriter, _io.BufferedRandom, _io.BufferedRWPair)) else 1
+
+
+def _close(file: "Any") -> None:
+    try:
+        # Who waits for something to read holds the lock of what he reads from, and there is nothing to be written there.
+        if file.closed or not file.writable():
+            return
+        act = file.close if file.fileno() > 2 else file.flush
+    except BaseException:
+        return  # as the interpreter would do
+    done = _thread.allocate_lock()
+    done.acquire()
+    try:
+        if not _thread._count():
+            raise RuntimeError
+        # Another thread may hold its lock, and wait for ever.
+        _thread.start_new_thread(_attempt, (act, done))
+    except RuntimeError:
+        _attempt(act, done)
+    done.acquire(timeout=_LONGEST_FLUSH)
+
+
+def _attempt(act: "Any", done: "Any") -> None:
+    try:
+        act()
+    except BaseException:
+        pass  # as the interpreter would do
+    done.release()
 
 
 def note_interrupt(number: int, frame: object) -> None:

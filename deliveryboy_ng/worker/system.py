@@ -59,6 +59,11 @@ def syscall(number: int, *args: "int | bytes | None") -> int:
     return _call("syscall", number, *args)
 
 
+def flush_streams() -> None:
+    """fflush(3): write what C code has left in the buffers of the C library."""
+    _call("fflush", None)
+
+
 def libc(name: str, *args: "int | bytes | None") -> int:
     """Call a function of the C library whose arguments are longs and pointers and whose result is an int, -1 for a failure.
 
