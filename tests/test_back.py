@@ -709,6 +709,37 @@ def test_what_c_code_has_written_comes_too() -> None:
     assert deliver(work).run().stdout == b"of the C library"
 
 
+def test_exit_with_something_that_cannot_be_said() -> None:
+    class Silent:
+        def __str__(self) -> str:
+            raise ValueError
+
+    def work(reason: Any) -> None:
+        sys.exit(reason)
+
+    for reason, said in ((Silent(), b""), (("a", 1), b"('a', 1)\n")):
+        receipt = deliver(work).run(reason)
+        assert (receipt.verdict, receipt.returncode, receipt.stderr) == (Verdict.EXITED, 1, said)
+
+
+def test_what_a_handler_raises_while_the_answer_is_packed_is_raised() -> None:
+    class Interrupting:
+        def __reduce__(self) -> Any:
+            signal.raise_signal(signal.SIGALRM)
+            return int, ()
+
+    def work(error: BaseException) -> Any:
+        def handler(number: int, frame: object) -> None:
+            raise error
+
+        signal.signal(signal.SIGALRM, handler)
+        return Interrupting()
+
+    with pytest.raises(TimeoutError, match="mine"):
+        deliver(work)(TimeoutError("mine"))
+    assert deliver(work).run(SystemExit(4)).returncode == 4
+
+
 def test_forked_child_that_raises_ends_as_it_would_anywhere() -> None:
     def work() -> int:
         pid = os.fork()

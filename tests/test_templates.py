@@ -212,6 +212,11 @@ def test_what_calls_write_to_a_file_of_the_initializers_is_there(model: Any, tmp
     assert (tmp_path / "log").read_text().split() == ["once", "0", "1", "2"]
 
 
+def test_a_child_that_the_initializer_forked_makes_no_second_template() -> None:
+    with DeliveryExecutor(2, initializer=os.fork) as executor:
+        assert [executor.submit(add, number).result(30) for number in range(4)] == [1, 2, 3, 4]
+
+
 def test_terminate_before_the_beginning_is_not_lost(model: Any) -> None:
     with DeliveryExecutor(1, initializer=model.load, initargs=(1,)) as executor:
         for _ in range(5):

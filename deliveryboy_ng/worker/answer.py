@@ -38,7 +38,7 @@ def is_ours() -> bool:
 
 
 class CannotTravel(Exception):
-    """What a generator has made cannot be packed."""
+    """What the function has made cannot be packed."""
 
 
 def _identity() -> "tuple[int, int]":
@@ -76,6 +76,31 @@ def pack(value: object) -> "Any":
 
     parts = bulk.Parts(written, is_pickle)
     return parts if parts.large else parts.body
+
+
+def pack_last(value: object) -> "Any":
+    """What the function returned; raises CannotTravel, or what had not to do with that."""
+    try:
+        return pack(value)
+    except MemoryError as error:
+        error.args = ("while the answer was packed, which takes as much memory again as the answer has",)
+        raise
+    except BaseException as error:
+        if _is_of_a_handler(error):
+            raise
+        raise CannotTravel(error) from None
+
+
+def _is_of_a_handler(error: BaseException) -> bool:
+    """Whether it comes from a signal that came just now."""
+    handlers = [_signal.getsignal(number) for number in range(1, _signal.NSIG)]
+    codes = [getattr(handler, "__code__", None) for handler in handlers]
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code in codes:
+            return True
+        traceback = traceback.tb_next
+    return False
 
 
 def _size_of(part: "Any") -> int:
@@ -138,7 +163,10 @@ def exit_code(error: SystemExit) -> int:
         return 0
     if isinstance(code, int):
         return code & 0xFF
-    posix.write(2, ("%s\n" % code).encode("utf-8", "replace"))
+    try:
+        sys.stderr.write(str(code) + "\n")
+    except BaseException:
+        pass  # as Python does: it ends anyhow
     return 1
 
 

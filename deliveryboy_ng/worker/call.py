@@ -115,33 +115,33 @@ def run(setup: "dict[str, Any]", box: "list[Any]") -> int:
         # From here on an interrupt comes too late; it is kept, and told by the exit code.
         _signal.signal(_signal.SIGINT, answer.note_interrupt)
         _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
-    except SystemExit as error:
-        answer.leave()
-        return answer.exit_code(error)
-    except answer.CannotTravel as error:
-        return answer.reply(b"U", answer.why(error.args[0]), answer.leave)
     except BaseException as error:
-        if not answer.is_ours():
-            # A child that the function forked ends as it would anywhere.
-            sys.excepthook(*sys.exc_info())
-            answer.leave()
-            return 1
-        spare.clear()
-        reply = answer.pack_failure(error)
-        del error
-        return answer.reply(b"X", reply, answer.leave)
-    if setup["template"]:
+        return _fail(error, spare)
+    if setup["template"] and answer.is_ours():
         _become_template(held)
     try:
-        reply = answer.pack(value)
-    except MemoryError as error:
-        spare.clear()
-        value = None
-        error.args = ("while the answer was packed, which takes as much memory again as the answer has",)
-        return answer.reply(b"X", answer.pack_failure(error), answer.leave)
+        reply = answer.pack_last(value)
     except BaseException as error:
-        return answer.reply(b"U", answer.why(error), answer.leave)
+        value = None
+        return _fail(error, spare)
     return answer.reply(b"R", reply, answer.leave, bool(setup["bulk"]))
+
+
+def _fail(error: BaseException, spare: "list[bytearray]") -> int:
+    """Answer that it raised, or end as it asked for."""
+    if isinstance(error, SystemExit):
+        code = answer.exit_code(error)
+        answer.leave()
+        return code
+    if isinstance(error, answer.CannotTravel):
+        return answer.reply(b"U", answer.why(error.args[0]), answer.leave)
+    if not answer.is_ours():
+        # A child that the function forked ends as it would anywhere.
+        sys.excepthook(type(error), error, error.__traceback__)
+        answer.leave()
+        return 1
+    spare.clear()
+    return answer.reply(b"X", answer.pack_failure(error), answer.leave)
 
 
 def rehearse(setup: "dict[str, Any]") -> None:
