@@ -102,6 +102,7 @@ class Options:
             put(self, "cwd", _checked_path("cwd", self.cwd))
         self._check_times()
         self._check_rest()
+        self._check_rights()
 
     def _check_times(self) -> None:
         for name in ("timeout", "grace", "connect_timeout"):
@@ -122,14 +123,8 @@ class Options:
             raise DeliveryOptionError(f'output must be "live", "capture", "discard" or a callable, not {self.output!r}')
         if inspect.iscoroutinefunction(self.output):
             raise DeliveryOptionError(f"output is called, not awaited, for what has come; {self.output!r} must be a plain function")
-        if not isinstance(self.limits, Limits):
-            raise DeliveryOptionError(f"limits must be Limits(...), not {self.limits!r}")
-        if self.confinement is not None and not isinstance(self.confinement, Confinement):
-            raise DeliveryOptionError(f"confinement must be a Confinement, such as Confinement.strict(), not {self.confinement!r}")
         if self.umask is not None and not (type(self.umask) is int and 0 <= self.umask <= 0o777):
             raise DeliveryOptionError(f"umask must be a number from 0 to 0o777, not {self.umask!r}")
-        if self.trust not in (None, True, False):
-            raise DeliveryOptionError(f"trust must be True, False or None, not {self.trust!r}")
         if self.overflow not in ("cut", "kill"):
             raise DeliveryOptionError(f'overflow must be "cut" or "kill", not {self.overflow!r}')
         for name in ("asynchronous", "discard_excess", "keep_children"):
@@ -137,6 +132,17 @@ class Options:
                 raise DeliveryOptionError(f"{name} must be true or false, not {getattr(self, name)!r}")
         if self.keep_children and (guard_of(self.chain) == "pid namespace" or self.confinement is not None):
             raise DeliveryOptionError("keep_children: a pid namespace ends with the call, and all its processes with it")
+
+    def _check_rights(self) -> None:
+        if not isinstance(self.limits, Limits):
+            raise DeliveryOptionError(f"limits must be Limits(...), not {self.limits!r}")
+        if self.confinement is not None and not isinstance(self.confinement, Confinement):
+            raise DeliveryOptionError(f"confinement must be a Confinement, such as Confinement.strict(), not {self.confinement!r}")
+        if self.confinement is not None:
+            # Refuses what contradicts the transports.
+            confined(self.chain, self.confinement)
+        if self.trust not in (None, True, False):
+            raise DeliveryOptionError(f"trust must be True, False or None, not {self.trust!r}")
 
     @classmethod
     def of(cls, options: Mapping[str, Any], base: Options | None = None, others: Iterable[str] = ()) -> Options:

@@ -271,9 +271,10 @@ class Bubblewrap(Transport):
     """A sandbox by bwrap(1): the file system read-only, a private /tmp, new namespaces, no capabilities.
 
     :param write: paths that stay writable
-    :param hide: folders replaced by empty ones
+    :param hide: folders replaced by empty ones, also below what may be read or written; only what is named below them
+        (in ``write``, or by a confinement) is there
     :param network: keep the caller's network
-    :param options: further options of bwrap, before the command
+    :param options: further options of bwrap, before the command; what they mount comes last
     """
 
     write: tuple[str, ...] = ()
@@ -286,13 +287,29 @@ class Bubblewrap(Transport):
     def __post_init__(self) -> None:
         for name in ("write", "hide", "options"):
             object.__setattr__(self, name, _words("Bubblewrap", getattr(self, name)))
+        for path in {os.path.normpath(words[-1]) for words in self._binds()} & set(map(os.path.normpath, self.hide)):
+            raise DeliveryOptionError(f"Bubblewrap: {path} cannot be hidden and be there; leave it out of hide, or out of the rest")
+
+    def _binds(self) -> list[tuple[str, ...]]:
+        """What the machine's own is mounted for: options of bwrap, each with the place as its last word."""
+        return [("--bind", path, path) for path in self.write]
+
+    def _mounts(self) -> list[tuple[str, ...]]:
+        """All that is mounted, in an order in which nothing covers what shall be seen, or uncovers what shall not.
+
+        What is hidden comes after what is bound, however the paths to both may be spelt, except for what is bound below it.
+        """
+        own = [("--ro-bind", "/", "/"), ("--dev", "/dev"), ("--proc", "/proc"), ("--tmpfs", "/tmp")]
+        hidden = [("--tmpfs", path) for path in self.hide]
+
+        def place(words: tuple[str, ...]) -> tuple[int, bool, int]:
+            above = sum(_is_below(words[-1], path) for path in self.hide)
+            return above, words in hidden, os.path.normpath(words[-1]).rstrip("/").count("/")
+
+        return sorted([*own, *self._binds(), *hidden], key=place)
 
     def wrap(self, argv: Sequence[str]) -> list[str]:
-        command = ["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
-        for path in self.hide:
-            command += ["--tmpfs", path]
-        for path in self.write:
-            command += ["--bind", path, path]
+        command = ["bwrap", *(word for words in self._mounts() for word in words)]
         # Who is process 1 can end all others at one stroke, which nobody else can with those who multiply faster.
         command += ["--unshare-all", "--as-pid-1", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
         if self.network:
@@ -304,15 +321,11 @@ class Bubblewrap(Transport):
         return frozenset({"cgroup", "ipc", "uts"} | (set() if self.network else {"net"}))
 
     def confined(self, confinement: Confinement) -> Transport:
-        # What is not there is for the far side to say, in its own words.
-        binds = (("--ro-bind-try", confinement.read), ("--bind-try", confinement.write), ("--dev-bind-try", confinement.devices))
-        words = [word for option, paths in binds for path in map(str, paths or ()) for word in (option, path, path)]
+        own = {name: getattr(self, name) for name in Bubblewrap.__dataclass_fields__}
+        own["network"] = self.network or confinement.network
         # Without CAP_SETFCAP root cannot appear as itself in the call's own user namespace; the call gives it away.
-        return replace(
-            self,
-            network=self.network or confinement.network,
-            options=(*self.options, *words, "--cap-add", "CAP_SETFCAP"),
-        )
+        own["options"] = (*self.options, "--cap-add", "CAP_SETFCAP")
+        return _ConfinedBubblewrap(**own, confinement=confinement)
 
     @property
     def name(self) -> str:
@@ -324,6 +337,23 @@ class Bubblewrap(Transport):
         if isinstance(inner, Ssh) and not self.network:
             return "the sandbox has no network; put Ssh before Bubblewrap, or set network=True"
         return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ConfinedBubblewrap(Bubblewrap):
+    """One that has there what a confinement names; what does not exist is for the far side to say, in its own words."""
+
+    confinement: Confinement
+
+    def _binds(self) -> list[tuple[str, ...]]:
+        named = self.confinement
+        kinds = (("--ro-bind-try", named.read), ("--bind-try", named.write), ("--dev-bind-try", named.devices))
+        return [*super()._binds(), *((option, path, path) for option, paths in kinds for path in map(str, paths or ()))]
+
+
+def _is_below(path: str, folder: str) -> bool:
+    path, folder = os.path.normpath(path), os.path.normpath(folder)
+    return path != folder and path.startswith(folder.rstrip("/") + "/")
 
 
 @dataclass(frozen=True)

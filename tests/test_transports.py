@@ -15,6 +15,7 @@ import pytest
 from deliveryboy_ng import (
     Bubblewrap,
     Command,
+    Confinement,
     DeliveryOptionError,
     DeliveryTransportError,
     HandshakeError,
@@ -71,6 +72,29 @@ def test_bubblewrap_confines_and_leaves_what_was_named() -> None:
     assert "--ro-bind / /" in text and "--bind /data /data" in text and "--tmpfs /home" in text and "--share-net" in text
     assert "--cap-drop ALL" in text and "--die-with-parent" in text and "--new-session" in text and argv[-2:] == ["--", "x"]
     assert "--share-net" not in Bubblewrap().wrap(["x"])
+
+
+def test_what_is_hidden_below_something_that_is_bound_is_hidden_and_what_is_named_below_that_is_there(tmp_path: Path) -> None:
+    conftest.need_bwrap()
+    for folder in ("all/secret/shown/deep", "other/secret"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "file").touch()
+
+    def see(folder: str) -> list[str]:
+        return sorted(os.path.relpath(os.path.join(at, name), folder) for at, _, names in os.walk(folder) for name in names)
+
+    hide = [f"{tmp_path}/all/secret", f"{tmp_path}/all/secret/shown/deep", f"{tmp_path}/other/secret/../secret"]
+    (tmp_path / "all/secret/shown/open").touch()
+    sandbox = Bubblewrap(write=[f"{tmp_path}/all/secret/shown", str(tmp_path)], hide=hide)
+    assert deliver(transport=sandbox)(see)(str(tmp_path)) == ["all/secret/shown/open"]
+    for confinement in (Confinement(read=[str(tmp_path)]), Confinement(write=[str(tmp_path)])):
+        assert deliver(transport=Bubblewrap(hide=hide), confinement=confinement)(see)(str(tmp_path)) == []
+    shown = Confinement(read=[f"{tmp_path}/all/secret/shown", f"{tmp_path}/all"])
+    assert deliver(transport=Bubblewrap(hide=hide), confinement=shown)(see)(f"{tmp_path}/all") == ["secret/shown/open"]
+    with pytest.raises(DeliveryOptionError, match="cannot be hidden and be there"):
+        Bubblewrap(hide=["/a/b"], write=["/a/b/"])
+    with pytest.raises(DeliveryOptionError, match="cannot be hidden and be there"):
+        deliver(transport=Bubblewrap(hide=["/a/b"]), confinement=Confinement(read=["/a/b"]))
 
 
 def test_chain_nests_from_the_outside_in() -> None:
