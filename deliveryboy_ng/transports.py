@@ -6,6 +6,7 @@ first: ``[Ssh("web1"), Sudo("nobody")]`` logs in at web1 and becomes nobody ther
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -15,7 +16,7 @@ from typing import Self
 
 from .confinement import Confinement
 from .exceptions import DeliveryOptionError
-from .limits import refuse_unknown
+from .limits import plain, refuse_unknown
 
 __all__ = ["Bubblewrap", "Command", "Local", "Ssh", "Sudo", "Transport", "Unshare", "chain_of"]
 
@@ -70,18 +71,40 @@ class Transport:
         return self
 
 
-def _words(owner: str, options: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(options, str):
-        raise DeliveryOptionError(f"{owner}: options must be a list of strings, not the string {options!r}")
-    words = tuple(options)
-    for word in words:
-        _word(owner, "option", word)
-    return words
+def _words(owner: str, what: str, words: object) -> tuple[str, ...]:
+    if isinstance(words, Iterable) and not isinstance(words, (str, bytes)):
+        return tuple(_word(owner, what, word) for word in words)
+    raise DeliveryOptionError(f"{owner}: {what} must be a list of strings, not {words!r}")
 
 
-def _word(owner: str, what: str, word: object) -> None:
-    if not isinstance(word, str) or not word or "\0" in word:
-        raise DeliveryOptionError(f"{owner}: {what} must be a non-empty string without NUL, not {word!r}")
+def _word(owner: str, what: str, word: object) -> str:
+    text = os.fspath(word) if isinstance(word, os.PathLike) else word
+    if isinstance(text, str) and text and "\0" not in text:
+        with contextlib.suppress(UnicodeEncodeError):
+            os.fsencode(text)
+            return plain(text)
+    raise DeliveryOptionError(f"{owner}: {what} must be a non-empty string (or path) without NUL, not {word!r}")
+
+
+def _paths(owner: str, what: str, paths: object) -> tuple[str, ...]:
+    found = _words(owner, what, paths)
+    for path in found:
+        if not os.path.isabs(path):
+            raise DeliveryOptionError(f"{owner}: {what} must be absolute paths, not {path!r}")
+    return found
+
+
+def _whole(owner: str, what: str, value: object, least: int, most: int) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return int(value)
+    raise DeliveryOptionError(f"{owner}: {what} must be a whole number from {least} to {most}, not {value!r}")
+
+
+def _refuse_unclear(transport: Transport, *flags: str) -> None:
+    for flag in flags:
+        if not isinstance(getattr(transport, flag), bool):
+            owner = type(transport).__name__
+            raise DeliveryOptionError(f"{owner}: {flag} must be true or false, not {getattr(transport, flag)!r}")
 
 
 @dataclass(frozen=True)
@@ -112,10 +135,11 @@ class Sudo(Transport):
     options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _word("Sudo", "user", self.user)
+        put = object.__setattr__
+        put(self, "user", _word("Sudo", "user", self.user))
         if self.group is not None:
-            _word("Sudo", "group", self.group)
-        object.__setattr__(self, "options", _words("Sudo", self.options))
+            put(self, "group", _word("Sudo", "group", self.group))
+        put(self, "options", _words("Sudo", "options", self.options))
 
     def wrap(self, argv: Sequence[str]) -> list[str]:
         group = ["-g", self.group] if self.group else []
@@ -136,6 +160,7 @@ class Sudo(Transport):
 
 # Seconds between questions to a host that says nothing.
 _ALIVE = 15
+_LONGEST = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -148,37 +173,41 @@ class Ssh(Transport):
     :param port: the port, if not ssh's own choice
     :param identity: the private key's file
     :param config: a configuration file to use instead of the user's
-    :param connect_timeout: seconds to wait for the connection
+    :param connect_timeout: seconds to wait for the connection; the option of the same name holds as well, so the smaller of
+        both does
     :param options: further options of ssh, before the host
     """
 
     host: str
     port: int | None = None
-    identity: str | None = None
-    config: str | None = None
+    identity: str | os.PathLike[str] | None = None
+    config: str | os.PathLike[str] | None = None
     connect_timeout: int = 4
     options: tuple[str, ...] = ()
 
     elsewhere = True
 
     def __post_init__(self) -> None:
-        _word("Ssh", "host", self.host)
+        put = object.__setattr__
+        put(self, "host", _word("Ssh", "host", self.host))
         if self.host.startswith("-"):
             raise DeliveryOptionError(f"Ssh: host must not start with a dash: {self.host!r}")
-        if self.port is not None and not (isinstance(self.port, int) and 0 < self.port < 65536):
-            raise DeliveryOptionError(f"Ssh: port must be a number from 1 to 65535, not {self.port!r}")
-        if not isinstance(self.connect_timeout, int) or self.connect_timeout < 1:
-            raise DeliveryOptionError(f"Ssh: connect_timeout must be whole seconds, at least 1, not {self.connect_timeout!r}")
-        object.__setattr__(self, "options", _words("Ssh", self.options))
+        if self.port is not None:
+            put(self, "port", _whole("Ssh", "port", self.port, 1, 65535))
+        for name in ("identity", "config"):
+            if getattr(self, name) is not None:
+                put(self, name, _word("Ssh", name, getattr(self, name)))
+        put(self, "connect_timeout", _whole("Ssh", "connect_timeout (in seconds)", self.connect_timeout, 1, _LONGEST))
+        put(self, "options", _words("Ssh", "options", self.options))
 
     def wrap(self, argv: Sequence[str]) -> list[str]:
         command = ["ssh", "-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={self.connect_timeout}"]
         if self.config is not None:
-            command += ["-F", self.config]
+            command += ["-F", str(self.config)]
         if self.port is not None:
             command += ["-p", str(self.port)]
         if self.identity is not None:
-            command += ["-i", self.identity]
+            command += ["-i", str(self.identity)]
         # A host that vanishes says nothing; so ssh asks (three times), unless an option before has another say.
         command += [*self.options, "-o", f"ServerAliveInterval={_ALIVE}"]
         # What ssh is given for the other side is one string for a shell there.
@@ -220,10 +249,8 @@ class Unshare(Transport):
     confines = True
 
     def __post_init__(self) -> None:
-        for flag in ("user", "pid", "mount", "net", "ipc", "uts", "cgroup"):
-            if not isinstance(getattr(self, flag), bool):
-                raise DeliveryOptionError(f"Unshare: {flag} must be true or false, not {getattr(self, flag)!r}")
-        object.__setattr__(self, "options", _words("Unshare", self.options))
+        _refuse_unclear(self, "user", "pid", "mount", "net", "ipc", "uts", "cgroup")
+        object.__setattr__(self, "options", _words("Unshare", "options", self.options))
 
     def wrap(self, argv: Sequence[str]) -> list[str]:
         command = ["unshare"]
@@ -277,22 +304,24 @@ class Bubblewrap(Transport):
     :param options: further options of bwrap, before the command; what they mount comes last
     """
 
-    write: tuple[str, ...] = ()
-    hide: tuple[str, ...] = ()
+    write: Iterable[str | os.PathLike[str]] = ()
+    hide: Iterable[str | os.PathLike[str]] = ()
     network: bool = False
     options: tuple[str, ...] = ()
 
     confines = own_pids = True
 
     def __post_init__(self) -> None:
-        for name in ("write", "hide", "options"):
-            object.__setattr__(self, name, _words("Bubblewrap", getattr(self, name)))
+        _refuse_unclear(self, "network")
+        for name in ("write", "hide"):
+            object.__setattr__(self, name, _paths("Bubblewrap", name, getattr(self, name)))
+        object.__setattr__(self, "options", _words("Bubblewrap", "options", self.options))
         for path in {os.path.normpath(words[-1]) for words in self._binds()} & set(map(os.path.normpath, self.hide)):
             raise DeliveryOptionError(f"Bubblewrap: {path} cannot be hidden and be there; leave it out of hide, or out of the rest")
 
     def _binds(self) -> list[tuple[str, ...]]:
         """What the machine's own is mounted for: options of bwrap, each with the place as its last word."""
-        return [("--bind", path, path) for path in self.write]
+        return [("--bind", path, path) for path in map(str, self.write)]
 
     def _mounts(self) -> list[tuple[str, ...]]:
         """All that is mounted, in an order in which nothing covers what shall be seen, or uncovers what shall not.
@@ -300,10 +329,11 @@ class Bubblewrap(Transport):
         What is hidden comes after what is bound, however the paths to both may be spelt, except for what is bound below it.
         """
         own = [("--ro-bind", "/", "/"), ("--dev", "/dev"), ("--proc", "/proc"), ("--tmpfs", "/tmp")]
-        hidden = [("--tmpfs", path) for path in self.hide]
+        hide = [str(path) for path in self.hide]
+        hidden = [("--tmpfs", path) for path in hide]
 
         def place(words: tuple[str, ...]) -> tuple[int, bool, int]:
-            above = sum(_is_below(words[-1], path) for path in self.hide)
+            above = sum(_is_below(words[-1], path) for path in hide)
             return above, words in hidden, os.path.normpath(words[-1]).rstrip("/").count("/")
 
         return sorted([*own, *self._binds(), *hidden], key=place)
@@ -374,7 +404,8 @@ class Command(Transport):
     lane = "narrow"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "argv", _words("Command", self.argv))
+        _refuse_unclear(self, "elsewhere", "shell")
+        object.__setattr__(self, "argv", _words("Command", "argv", self.argv))
         if not self.argv:
             raise DeliveryOptionError("Command: an empty list names no command")
 
@@ -408,7 +439,7 @@ def chain_of(transport: object, params: Sequence[str] = ()) -> tuple[Transport, 
 
 
 def _command(text: str, params: Sequence[str]) -> Command:
-    words = (*shlex.split(text), *_words("transport_params", params))
+    words = (*shlex.split(text), *_words("transport", "transport_params", params))
     if not words:
         raise DeliveryOptionError("transport: an empty string names no command; None means a local interpreter")
     is_ssh = os.path.basename(words[0]) == "ssh"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import shlex
 import sys
@@ -161,11 +162,32 @@ def test_possible_orders_are_not_refused() -> None:
         lambda: Command([]),
         lambda: Command("sudo"),  # type: ignore[arg-type]
         lambda: Bubblewrap(write="/tmp"),  # type: ignore[arg-type]
+        lambda: Bubblewrap(write=["data"]),
+        lambda: Bubblewrap(network="no"),  # type: ignore[arg-type]
+        lambda: Command(["x"], elsewhere="no"),  # type: ignore[arg-type]
+        lambda: Command(["x"], shell="no"),  # type: ignore[arg-type]
+        lambda: Command(["x", "\ud800"]),
+        lambda: Command(3),  # type: ignore[arg-type]
+        lambda: Ssh("h", port=True),
+        lambda: Ssh("h", connect_timeout=True),
+        lambda: Ssh("h", connect_timeout=1 << 40),
+        lambda: Ssh("h", identity=5),  # type: ignore[arg-type]
+        lambda: Ssh("h", config=""),
+        lambda: Sudo("\ud800"),
+        lambda: Sudo(options=5),  # type: ignore[arg-type]
     ],
 )
 def test_nonsense_in_a_transport_is_refused(make: Any) -> None:
     with pytest.raises(DeliveryOptionError):
         make()
+
+
+def test_transports_take_paths_and_keep_plain_strings() -> None:
+    name = enum.StrEnum("Name", {"WEB": "web1"}).WEB  # type: ignore[attr-defined]
+    folder = Path("/data")
+    chain = (Ssh(name, identity=folder, config=folder), Bubblewrap(write=[folder], hide=[folder / name]), Command([folder, name]))
+    words = [word for hop in chain for word in hop.wrap([])]
+    assert {"/data", "/data/web1", "web1"} <= set(words) and {type(word) for word in words} == {str}
 
 
 # --- errors name the hop --------------------------------------------------------------------------------------------
