@@ -295,31 +295,75 @@ class Manifest(tuple):  # type: ignore[type-arg]
         return "\n".join(map(str, self)) if self else "no modules travel"
 
 
-_signatures: weakref.WeakKeyDictionary[Any, inspect.Signature | None] = weakref.WeakKeyDictionary()
+def _check_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise the TypeError of a wrong call here, before anything starts; what cannot be known here the call finds out."""
+    reached, args, kwargs = _reached(func, args, kwargs)
+    if isinstance(reached, types.FunctionType) and not _fits(reached, args, kwargs):
+        # What decorators and others say of a function's parameters need not be so.
+        bare = types.FunctionType(reached.__code__, {}, reached.__name__, reached.__defaults__, reached.__closure__)
+        bare.__kwdefaults__ = reached.__kwdefaults__
+        _bind(func, inspect.signature(bare), args, kwargs)
+    elif isinstance(reached, types.BuiltinFunctionType):
+        signature = _signature_of_builtin(reached)
+        if signature is not None:
+            _bind(func, signature, args, kwargs)
 
 
-def _signature(func: Any) -> inspect.Signature | None:
+def _bind(func: Any, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     try:
-        return _signatures[func]
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{getattr(func, '__qualname__', func)}(): {error}") from None
+
+
+def _reached(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """The function whose code a call of *func* runs, with the arguments that it gets."""
+    while not isinstance(func, types.FunctionType):
+        if isinstance(func, types.MethodType):
+            func, args = func.__func__, (func.__self__, *args)
+        elif type(func) is functools.partial and not _has_gaps(func):
+            func, args, kwargs = func.func, (*func.args, *args), {**func.keywords, **kwargs}
+        elif isinstance(type(func).__call__, types.FunctionType):
+            func, args = type(func).__call__, (func, *args)
+        elif type(func).__call__ is type.__call__ and func.__new__ is object.__new__:
+            func, args = func.__init__, (None, *args)
+        else:
+            break
+    return func, args, kwargs
+
+
+def _has_gaps(partial: functools.partial[Any]) -> bool:
+    # From Python 3.14 on.
+    return any(argument is getattr(functools, "Placeholder", partial) for argument in partial.args)
+
+
+def _fits(function: types.FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether such a call is right for sure: nearly all are, and a signature costs more than many a call of a session."""
+    code = function.__code__
+    positional, last = code.co_argcount, code.co_argcount + code.co_kwonlyargcount
+    if len(args) > positional and not code.co_flags & inspect.CO_VARARGS:
+        return False
+    names = code.co_varnames
+    wanted = {*names[len(args) : positional - len(function.__defaults__ or ())], *names[positional:last]}
+    free = names[max(min(len(args), positional), code.co_posonlyargcount) : last]
+    return wanted - (function.__kwdefaults__ or {}).keys() <= kwargs.keys() <= set(free)
+
+
+_of_builtins: weakref.WeakKeyDictionary[Any, inspect.Signature | None] = weakref.WeakKeyDictionary()
+
+
+def _signature_of_builtin(func: types.BuiltinFunctionType) -> inspect.Signature | None:
+    try:
+        return _of_builtins[func]
     except (KeyError, TypeError):
         pass
     try:
         signature = inspect.signature(func)
     except (TypeError, ValueError):
         signature = None
-    with contextlib.suppress(TypeError):  # not to be referred to weakly
-        _signatures[func] = signature
+    with contextlib.suppress(TypeError):  # bound to what has no hash
+        _of_builtins[func] = signature
     return signature
-
-
-def _check_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise the TypeError of a wrong call here, before anything starts."""
-    signature = _signature(func)
-    if signature is not None:
-        try:
-            signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{getattr(func, '__qualname__', func)}(): {error}") from None
 
 
 @overload

@@ -7,6 +7,8 @@ import concurrent.futures
 import enum
 import functools
 import importlib
+import inspect
+import itertools
 import os
 import queue
 import resource
@@ -39,6 +41,7 @@ from deliveryboy_ng import (
     Verdict,
     deliver,
 )
+from deliveryboy_ng.core import _check_arguments
 
 
 @deliver
@@ -286,6 +289,40 @@ def test_unknown_option_is_refused_with_a_suggestion(given: dict[str, Any], hint
 def test_nonsense_is_refused_before_anything_runs(given: dict[str, Any]) -> None:
     with pytest.raises(DeliveryOptionError):
         deliver(**given)
+
+
+def test_a_right_call_is_known_by_the_functions_own_code() -> None:
+    """Not by what it wraps, by what somebody says of its parameters, or by what it took before."""
+
+    def plus(a: int, b: int) -> int:
+        return a + b
+
+    @functools.wraps(plus)
+    def plus_one(a: int) -> int:
+        return plus(a, 1)
+
+    assert deliver(plus_one)(2) == 3  # type: ignore[call-arg]
+    claiming = lambda a: a
+    claiming.__signature__ = inspect.Signature()  # type: ignore[attr-defined]
+    assert deliver(functools.partial(claiming))(5) == 5
+    changed = deliver(plus)
+    with pytest.raises(TypeError, match=r"plus\(\): missing a required argument: 'b'"):
+        changed(2)  # type: ignore[call-arg]
+    plus.__defaults__ = (4,)
+    assert changed(2) == 6  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("parameters", ["", "a", "a=1", "a, /, b=2", "*a", "**k", "a, *b, c", "a=1, *, c, d=2", "a, /, **k"])
+def test_wrong_calls_are_refused_and_no_others(parameters: str) -> None:
+    function = eval(f"lambda {parameters}: None")
+    for number, names in itertools.product(range(3), ["", "a", "b", "c", "ab", "cd", "x"]):
+        outcomes = []
+        for call in (function, lambda *args, **kwargs: _check_arguments(function, args, kwargs)):
+            try:
+                outcomes.append(call(*range(number), **dict.fromkeys(names, 1)))
+            except TypeError:
+                outcomes.append(TypeError)
+        assert outcomes[0] == outcomes[1], (number, names)
 
 
 def test_wrong_arguments_are_a_type_error_here() -> None:
