@@ -44,8 +44,10 @@ class Runner(Generic[P, R]):
     def __init__(self, func: Callable[P, R], options: Options | None = None, _bound: tuple[Any, ...] = ()) -> None:
         if not callable(func) and not isinstance(func, (classmethod, staticmethod)):
             raise DeliveryOptionError(f"only what can be called can be delivered, not {func!r}")
-        functools.update_wrapper(self, func)
-        # What is delivered once more has these of its own.
+        functools.update_wrapper(self, func, updated=())
+        # What it has must not hide what a runner has.
+        of_function = getattr(func, "__dict__", {})
+        vars(self).update({name: value for name, value in of_function.items() if not hasattr(type(self), name)})
         vars(self).pop("_executor", None)
         self.__wrapped__ = func
         self.options = options if options is not None else Options()
@@ -214,6 +216,13 @@ class Runner(Generic[P, R]):
         return f"<delivered {getattr(self, '__qualname__', self.__wrapped__)} via {describe(self.options.chain)}>"
 
     @property
+    def _attributes(self) -> dict[str, Any]:
+        """What it was given by name after it had been made; what the function has the function takes along itself."""
+        known = {**getattr(self.__wrapped__, "__dict__", {}), "options": self.options}
+        given = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return {name: value for name, value in given.items() if name not in known or known[name] is not value}
+
+    @property
     def _function(self) -> Any:
         wrapped = self.__wrapped__
         return wrapped.__func__ if isinstance(wrapped, (classmethod, staticmethod)) else wrapped
@@ -246,7 +255,8 @@ class Runner(Generic[P, R]):
         """How a delivered function that another one refers to travels: see worker/standin.py."""
         from .packing import reduce_runner
 
-        return reduce_runner(runner.__wrapped__, runner.options.as_bytes(), runner._bound, tuple(runner.options.accepts))
+        options = runner.options
+        return reduce_runner(runner.__wrapped__, options.as_bytes(), runner._bound, tuple(options.accepts), runner._attributes)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         module, name = str(getattr(self, "__module__", "")), str(vars(self).get("__qualname__", ""))

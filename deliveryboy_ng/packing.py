@@ -455,9 +455,11 @@ def _reduce_binary_file(file: io.BufferedReader) -> Any:
     return io.BytesIO, (), (content, place, None)
 
 
-def reduce_runner(func: Any, options: bytes, bound: tuple[Any, ...], accepts: tuple[type, ...]) -> tuple[Any, ...]:
+def reduce_runner(
+    func: Any, options: bytes, bound: tuple[Any, ...], accepts: tuple[type, ...], attributes: dict[str, Any]
+) -> tuple[Any, ...]:
     """How a delivered function that another one refers to travels."""
-    return standin.Runner, (), (func, options, bound, accepts)
+    return standin.Runner, (), (func, options, bound, accepts, attributes)
 
 
 MAGIC = importlib.util.MAGIC_NUMBER

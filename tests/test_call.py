@@ -224,6 +224,35 @@ def test_cancel_before_the_greeting_ends_the_transport() -> None:
     assert wait_until(lambda: not any(t.name.startswith("deliveryboy") for t in threading.enumerate()), 10)
 
 
+class Task:
+    colour = "red"
+
+    def run(self) -> str:
+        return "here"
+
+    def __call__(self) -> int:
+        return os.getpid()
+
+
+def test_attributes_of_a_function_hide_nothing_of_its_runner() -> None:
+    receipt = deliver(Task).run()
+    assert isinstance(receipt.value, Task) and receipt.remote_pid != os.getpid()
+    task = Task()
+    vars(task).update(local=1, options=2, map=3, _bound=4, shape="round")
+    runner = deliver(task)
+    assert runner() != os.getpid() == runner.local()
+    assert (deliver(Task).colour, runner.shape) == ("red", "round")  # type: ignore[attr-defined]
+
+
+def test_attributes_that_a_delivered_function_was_given_are_there_when_it_looks() -> None:
+    def look(depth: int) -> Any:
+        return (me.limit, me.near is me) if depth == 0 else me(depth - 1)
+
+    me: Any = deliver(look)
+    me.limit, me.near = 5, me
+    assert me(1) == (5, True)
+
+
 def test_with_options_makes_a_new_runner() -> None:
     quick = add.with_options(timeout=5)
     assert quick is not add and quick.options.timeout == 5 and add.options.timeout is None

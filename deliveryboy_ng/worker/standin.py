@@ -25,16 +25,18 @@ class Runner:
     def __init__(
         self, func: "Any" = None, options: bytes = b"", bound: "tuple[Any, ...]" = (), accepts: "tuple[Any, ...]" = ()
     ) -> None:
-        self.__setstate__((func, options, bound, accepts))
+        self.__setstate__((func, options, bound, accepts, {}))
 
-    def __setstate__(self, state: "tuple[Any, bytes, tuple[Any, ...], tuple[Any, ...]]") -> None:
-        func, self._options, self._bound, self._accepts = state
+    def __setstate__(self, state: "tuple[Any, bytes, tuple[Any, ...], tuple[Any, ...], dict[str, Any]]") -> None:
+        func, self._options, self._bound, self._accepts, attributes = state
         self.__wrapped__ = func
         self.__name__ = getattr(func, "__name__", type(func).__name__)
         self.__doc__ = getattr(func, "__doc__", None)
+        self.__dict__.update(attributes)
 
     def __reduce__(self) -> "Any":
-        return Runner, (), (self.__wrapped__, self._options, self._bound, self._accepts)
+        attributes = {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+        return Runner, (), (self.__wrapped__, self._options, self._bound, self._accepts, attributes)
 
     def __getattr__(self, name: str) -> "Any":
         if name.startswith("_"):
