@@ -491,7 +491,7 @@ class DeliveryBoy:
     def outbox(self) -> DeliveryBox | None:
         return getattr(self._last, "outbox", None)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         runner = self.runner()
         inbox, outbox = DeliveryBox(), DeliveryBox()
         inbox.func, inbox.args, inbox.kwargs = self.func, args, kwargs
@@ -507,7 +507,19 @@ class DeliveryBoy:
         return receipt.unwrap()
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else types.MethodType(self, instance)
+        # Bound as its runner is.
+        bound = self.runner().__get__(instance, owner)._bound
+        return types.MethodType(self, *bound) if bound else self
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        state = {**vars(self), "params": dict(self.params)}
+        del state["_last"]
+        module, name = str(getattr(self.func, "__module__", "")), str(getattr(self.func, "__qualname__", ""))
+        found = _found(module, name)
+        if isinstance(found, DeliveryBoy) and found.func is self.func:
+            # Under the function's own name stands the boy.
+            return _boy_again, (type(self), {**state, "func": None}, module, name)
+        return _boy_again, (type(self), state)
 
     @staticmethod
     def __deliveryboy_reduce__(boy: DeliveryBoy) -> tuple[Any, ...]:
@@ -526,6 +538,15 @@ class DeliveryBoy:
             "discard_excess": self.discard_excess,
         }
         return runner_of(self.func, Options.of(options))
+
+
+def _boy_again(kind: type[DeliveryBoy], state: dict[str, Any], module: str = "", name: str = "") -> DeliveryBoy:
+    boy = kind.__new__(kind)
+    if module:
+        __import__(module)
+        state = {**state, "func": _found(module, name).func}
+    vars(boy).update(state, _last=threading.local())
+    return boy
 
 
 def execute(inbox: DeliveryBox) -> DeliveryBox:

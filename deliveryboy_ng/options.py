@@ -10,6 +10,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from .confinement import Confinement, merged
@@ -93,7 +94,7 @@ class Options:
         put(self, "transport_params", tuple(self.transport_params or ()))
         put(self, "transport", chain_of(self.transport, self.transport_params))
         put(self, "transport_params", ())
-        put(self, "env", _checked_env(self.env))
+        put(self, "env", MappingProxyType(_checked_env(self.env)))
         put(self, "modules", _checked_modules(self.modules))
         put(self, "accepts", _checked_accepts(self.accepts))
         put(self, "max_output", parse_size("max_output", self.max_output))
@@ -103,6 +104,10 @@ class Options:
         self._check_times()
         self._check_rest()
         self._check_rights()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return _options, ({**values, "env": dict(self.env)},)
 
     def _check_times(self) -> None:
         for name in ("timeout", "grace", "connect_timeout"):
@@ -211,6 +216,10 @@ class Options:
     def as_bytes(self) -> bytes:
         """For a far side that delivers further; a callable for the output stays behind, and classes travel on their own."""
         return pickle.dumps(dataclasses.replace(self, output=None if callable(self.output) else self.output, accepts=()))
+
+
+def _options(values: dict[str, Any]) -> Options:
+    return Options(**values)
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import copy
 import enum
 import functools
 import importlib
 import inspect
 import itertools
 import os
+import pickle
 import queue
 import resource
 import signal
@@ -432,6 +434,48 @@ def test_delivery_boy_is_reconfigurable_and_keeps_its_boxes() -> None:
     boy.func = lambda: os.environ.get("HOME", "gone")
     assert boy() == "gone"
     assert boy.outbox.return_value == "gone"
+
+
+class Clerk:
+    plain = DeliveryBoy(staticmethod(lambda x: x))
+    ours = DeliveryBoy(classmethod(lambda cls, x: (cls.__name__, x)))
+    mine = DeliveryBoy(lambda self, x: (type(self).__name__, x))
+
+
+def test_delivery_boy_binds_as_what_it_delivers() -> None:
+    for clerk in (Clerk, Clerk()):
+        assert clerk.plain(1) == 1 and clerk.ours(2) == ("Clerk", 2)
+    assert Clerk().mine(3) == ("Clerk", 3)
+    assert DeliveryBoy(lambda **named: named)(self=1) == {"self": 1}
+
+
+def shown(x: int) -> int:
+    return x
+
+
+shown_boy = DeliveryBoy(shown, timeout=30)
+
+
+@DeliveryBoy
+def of_its_own_name(x: int) -> int:
+    return x
+
+
+def test_delivery_boys_are_copied_and_pickled() -> None:
+    for again in (copy.copy, copy.deepcopy, lambda boy: pickle.loads(pickle.dumps(boy))):
+        twin = again(shown_boy)
+        twin.timeout = 5
+        assert (shown_boy.timeout, twin.timeout, twin.func, twin.outbox) == (30, 5, shown, None)
+        assert again(of_its_own_name)(3) == 3 and again(of_its_own_name) is not of_its_own_name
+
+
+def test_what_options_say_of_the_environment_is_not_changed_in_place() -> None:
+    boy = DeliveryBoy(shown, env={"A": "1"})
+    for env in (boy.env, deliver(shown).options.env):
+        with pytest.raises(TypeError):
+            env["A"] = "2"
+    options = deliver(env={"A": "1"})(shown).options
+    assert pickle.loads(pickle.dumps(options)) == copy.deepcopy(options) == options
 
 
 def test_delivery_boy_boxes_belong_to_their_thread() -> None:
