@@ -64,17 +64,16 @@ _SIGNS = (
     _Sign(r"bwrap: (?!execvp)", TransportRefused, "bwrap", "bubblewrap could not build the sandbox there"),
 )  # fmt: skip
 
-# Quotation marks as coreutils print them in a UTF-8 locale.
-_MISSING = re.compile(
-    r"(?:sudo: (?P<a>\S+): command not found"
-    r"|sudo: unable to execute (?P<b>\S+): "
-    r"|unshare: failed to execute (?P<c>\S+): "
-    r"|bwrap: execvp (?P<d>\S+): "
+# Quotation marks as coreutils print them in a UTF-8 locale.  @ stands for a command: without blanks, or the interpreter.
+_MISSING = (
+    r"(?:sudo: (?P<a>@): command not found"
+    r"|sudo: unable to execute (?P<b>@): "
+    r"|unshare: failed to execute (?P<c>@): "
+    r"|bwrap: execvp (?P<d>@): "
     r"|(?:env|nice|setpriv|chroot|timeout|nsenter|setsid|stdbuf|prlimit|runuser|su|nohup): (?:failed to (?:execute|run command) |)"
-    r"[\u2018'\"]?(?P<e>[^\s:\u2019'\"]+)[\u2019'\"]?: (?:No such file|Permission denied)"
-    r"|(?:command not found|[Uu]nknown command): (?P<g>\S+)$"
-    r"|(?:^|: )(?P<f>[^\s:]+): (?:command not found|not found|No such file or directory|Permission denied)$)",
-    re.MULTILINE,
+    r"[\u2018'\"]?(?P<e>@)[\u2019'\"]?: (?:No such file|Permission denied)"
+    r"|(?:command not found|[Uu]nknown command): (?P<g>@)$"
+    r"|(?:^|: )(?P<f>@): (?:command not found|not found|No such file or directory|Permission denied)$)"
 )
 _BROKEN = re.compile(
     r"Fatal Python error|No module named '?encodings|could not find platform|Failed to import (?:the )?(?:site|encodings)"
@@ -89,13 +88,18 @@ def diagnose(failure: Failure) -> DeliveryTransportError:
         if found:
             line = _line_of(said, found.start())
             return _error(sign.kind, failure, _hop_named(failure, sign.hop, line), f"{line}; {sign.advice}")
-    missing = _MISSING.search(said)
+    missing = _missing(failure.executable).search(said)
     if missing and failure.waited is None:
         name = next(group for group in missing.groups() if group)
         return not_found(failure, name, _line_of(said, missing.start(missing.lastgroup or 0)))
     if _BROKEN.search(said):
         return _error(InterpreterNotFound, failure, failure.executable, f"the interpreter {failure.executable} does not start")
     return _no_greeting(failure)
+
+
+def _missing(executable: str) -> re.Pattern[str]:
+    """The ways to say that there is no such command."""
+    return re.compile(_MISSING.replace("@", rf"{re.escape(executable)}|[^\s:\u2019'`\"]+"), re.MULTILINE)
 
 
 def not_found(failure: Failure, name: str, words: str) -> DeliveryTransportError:

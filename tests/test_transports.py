@@ -266,7 +266,7 @@ def test_interpreters_tried_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_private_interpreter_falls_back_to_one_that_the_user_can_reach(tmp_path: Path) -> None:
-    private = tmp_path / "private"
+    private = tmp_path / "its own"
     private.mkdir(mode=0o700)
     (private / "python").symlink_to("/usr/bin/python3")
     import deliveryboy_ng.transports as transports
@@ -347,6 +347,16 @@ def test_endless_noise_instead_of_a_greeting_is_bounded() -> None:
 def test_words_of_a_transport_are_understood(stderr: str, kind: type[DeliveryTransportError]) -> None:
     error = diagnose(Failure((Ssh("h"), Sudo("x")), ("ssh", "h"), "python3", 1, stderr, b""))
     assert type(error) is kind and str(error).strip() and error.stderr == stderr
+
+
+@pytest.mark.parametrize(
+    "stderr",
+    ["sudo: @: command not found", "env: \u2018@\u2019: No such file or directory", "bash: line 1: @: No such file or directory"],
+)
+def test_an_interpreter_with_blanks_in_its_path_is_understood_to_be_missing(stderr: str) -> None:
+    executable = "/a (b)/its own/python"
+    failure = Failure((Sudo("x"),), ("sudo",), executable, 1, stderr.replace("@", executable), b"")
+    assert type(diagnose(failure)) is InterpreterNotFound
 
 
 @pytest.mark.parametrize(
