@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import logging
 import os
 import threading
@@ -45,6 +46,13 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         if journey is not None:
             journey.box.freeze()
             journey.on_start = self._note_start
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[R]], object]) -> None:
+        """As the standard library's; asyncio's own, by which it waits for a future, cannot take every exception."""
+        if getattr(fn, "__module__", "") == "asyncio.futures":
+            self._awaiting += 1
+            fn = functools.partial(_tell_asyncio, fn)
+        super().add_done_callback(fn)
 
     def _invoke_callbacks(self) -> None:
         """Whatever they raise: the thread that they run in has others to serve."""
@@ -141,7 +149,6 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
     def __await__(self) -> Generator[Any, None, R]:
         import asyncio
 
-        self._awaiting += 1
         return asyncio.wrap_future(self).__await__()
 
     def _note_start(self, pid: int, remote_pid: int | None) -> None:
@@ -219,6 +226,17 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
                 self.set_exception(problem if receipt is None else receipt.exception)
         except concurrent.futures.InvalidStateError:
             pass  # cancelled
+
+
+def _tell_asyncio(tell: Callable[[concurrent.futures.Future[Any]], object], delivery: concurrent.futures.Future[Any]) -> None:
+    """A StopIteration cannot be raised by ``await``: as where a coroutine raises it (PEP 479), it becomes a RuntimeError."""
+    problem = None if delivery.cancelled() else delivery.exception()
+    if isinstance(problem, StopIteration):
+        error = RuntimeError(f"{getattr(delivery, 'name', 'the function')} raised StopIteration")
+        error.__cause__ = problem
+        delivery = concurrent.futures.Future()
+        delivery.set_exception(error)
+    tell(delivery)
 
 
 def _forget_in_child() -> None:

@@ -96,6 +96,22 @@ def test_futures_work_with_the_standard_library() -> None:
         loop.close()
 
 
+def test_stop_iteration_is_a_runtime_error_for_asyncio_alone() -> None:
+    def work() -> None:
+        raise StopIteration(5)
+
+    async def main(executor: DeliveryExecutor) -> list[BaseException]:
+        waits = [executor.submit(work), asyncio.wrap_future(executor.submit(work))]
+        waits += [asyncio.get_running_loop().run_in_executor(executor, work), deliver(work).submit()]
+        return await asyncio.wait_for(asyncio.gather(*waits, return_exceptions=True), 50)  # type: ignore[return-value]
+
+    with DeliveryExecutor(2) as executor:
+        for error in asyncio.run(main(executor)):
+            assert isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration) and error.__cause__.value == 5
+        with pytest.raises(StopIteration):
+            executor.submit(work).result(20)
+
+
 STDLIB = ["Executor", "Wait", "AsCompleted", "Shutdown", "Initializer"]
 
 
