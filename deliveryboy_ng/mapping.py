@@ -74,29 +74,32 @@ async def amap(
     import asyncio
 
     items = _zipped(iterables)
-    under_way: deque[asyncio.Future[Any]] = deque()
+    under_way: dict[asyncio.Future[Any], Delivery[Any]] = {}
     # The next item, which may take its time: nobody's result waits for it.
     coming: asyncio.Future[Any] | None = asyncio.ensure_future(anext(items, None))
     try:
         while coming is not None or under_way:
             waits = coming is not None and len(under_way) < executor.max_workers * _AHEAD
-            next_ones = [under_way[0]] if ordered and under_way else list(under_way)
+            next_ones = list(itertools.islice(under_way, 1 if ordered else None))
             # Until it is done it stays with those that are cancelled should the wait be.
             done, _ = await asyncio.wait([*next_ones, *([coming] if waits else ())], return_when=asyncio.FIRST_COMPLETED)
             if coming is not None and coming in done:
                 item = coming.result()
                 if item is not None:
-                    under_way.append(asyncio.ensure_future(executor.submit(func, *item)))
+                    delivery = executor.submit(func, *item)
+                    under_way[asyncio.wrap_future(delivery)] = delivery
                 coming = None if item is None else asyncio.ensure_future(anext(items, None))
             future = next((each for each in next_ones if each in done), None)
             if future is not None:
-                under_way.remove(future)
+                del under_way[future]
                 yield _outcome(future, return_exceptions)
     finally:
-        for future in under_way:
-            future.cancel()
-        if coming is not None and not coming.cancel() and not coming.cancelled():
-            coming.exception()  # or asyncio complains that nobody has asked for it
+        for future in [*under_way, *([] if coming is None else [coming])]:
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # or asyncio complains that nobody has asked for it
+        # Their futures would tell them only when the loop turns again, which it need not.
+        for delivery in under_way.values():
+            delivery.cancel()
         # Waiting for the last of them would hold the loop up; what runs is killed.
         executor.shutdown(wait=False, cancel_futures=True)
 

@@ -8,6 +8,7 @@ import itertools
 import os
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from calls import add, nap, square
 
 from deliveryboy_ng import (
+    DeliveryExecutor,
     deliver,
 )
 
@@ -121,6 +123,36 @@ def test_a_map_that_is_cancelled_ends_all_its_calls(ordered: bool) -> None:
     runner = deliver(output="discard")(functools.partial(sleep_as, mark))
     asyncio.run(main())
     assert conftest.wait_until(lambda: not conftest.processes_with(mark))
+
+
+def test_what_an_asyncio_map_has_just_started_when_it_ends_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(n: int) -> None:
+        if n:
+            time.sleep(1000)
+        raise ValueError(n)
+
+    def items() -> Any:
+        yield 0
+        # The loop hears nothing meanwhile; then the result and the next item are there at once.
+        done = threading.Event()
+        started[0].add_done_callback(lambda delivery: done.set())
+        assert done.wait(50)
+        yield 1
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match="0"):
+            async for _ in deliver(work).amap(items(), max_workers=2):
+                pass
+
+    def submit(self: DeliveryExecutor, *args: Any) -> Any:
+        started.append(real(self, *args))
+        return started[-1]
+
+    started: list[Any] = []
+    real = DeliveryExecutor.submit
+    monkeypatch.setattr(DeliveryExecutor, "submit", submit)
+    asyncio.run(main())
+    assert len(started) == 2 and started[1].cancelled()
 
 
 def test_asyncio_maps() -> None:
