@@ -18,6 +18,7 @@ import math
 import pathlib
 import re
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -34,11 +35,22 @@ _LONGEST_DECIMAL = 1 << 16
 _LONGEST_WORD = 1 << 16
 # Keys with one and the same hash make each lookup a search through all of them.
 _MOST_COLLISIONS = 50
-_LEAST_BUDGET = 1 << 20
+# Places of a table that are looked at in vain for each key, on average; multiples of 8192 have up to two dozen.
+_MOST_PROBES = 50
+# Seconds of processor time for a table, and for each of its keys, before that is looked at; and keys until the clock is.
+_QUICK, _QUICK_EACH, _AT_ONCE = 0.05, 2e-6, 100
+# Words of memory that may be made of each byte: of a text, the parser has made some already, and there are always so many.
+_OF_TEXT, _OF_BUFFERS, _LEAST_BUDGET = 7, 14, 1 << 20
 # Elements of what is shared, counted each time that it is referred to: so much is gone through when all is printed.
 _MOST_UNFOLDED = 1 << 25
-# Words of memory that the rows of a table take besides their cells.
-_WORDS = {"rows": 7, "records": 29, "instances": 20, "each": 20}
+# Words of memory that a container takes, or one row of a table, besides what is in it.
+_LIST, _TUPLE, _OBJECT = 8, 6, 20
+_WORDS = {"rows": 7, "records": 25, "instances": 20, "each": 20}
+# The same for a number; the interpreter has some small ones already, and no number of one byte but these is written.
+_INT, _FLOAT = 5, 4
+_UNCACHED = bytes(range(128, 251))
+# Combinations of flags stay in their class for ever.
+_MOST_COMBINATIONS = 1000
 # How deep JSON may be nested; the limit on recursion, which keeps the parser from crashing, may have been raised.
 _DEEPEST_JSON, _SAFE_RECURSION = 5000, 20_000
 _UNITS = frozenset(("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as", "generic"))
@@ -91,10 +103,11 @@ class _Decoder:
             self.buffers.append(data[place : place + length])
             place += length
         self.numbered: list[Any] = []
-        self.weights: dict[int, int] = {}
-        self.budget = _LEAST_BUDGET + 16 * total
+        self.weights = _Weights(self.charge)
+        self.budget = _LEAST_BUDGET + _OF_TEXT * size + _OF_BUFFERS * (total - size)
         self.unfolded = 0
         self.depth = 0
+        self.combinations = 0
 
     def value(self) -> Any:
         return self.node(self.root)
@@ -136,21 +149,27 @@ class _Decoder:
         if self.budget < 0:
             raise Undecodable("it unfolds to too much")
 
-    def weigh(self, made: Any, parts: Iterable[Any]) -> Any:
-        """Note how much there is to go through in *made*: what is shared, each time that it is met."""
-        weights = self.weights
-        self.weights[id(made)] = 1 + sum([weights.get(id(part), 1) for part in parts])
-        return made
+    def fill(self, made: Any, keys: list[Any], values: list[Any] | None = None) -> Any:
+        """Put them into a dict or a set, if they can be hashed and spread well enough over its table.
 
-    def hashable(self, values: list[Any]) -> list[Any]:
-        """The same, if they can be hashed in decent time and spread well enough over a table."""
-        self.charge(sum([self.weights.get(id(value), 1) for value in values]) if self.weights else len(values))
-        if len(values) > _MOST_COLLISIONS and not all(type(value) is str for value in values):
-            # Sorted, not counted: a table of their hashes would be as bad.
-            hashes = sorted(map(hash, values))
-            if any(first == last for first, last in zip(hashes, hashes[_MOST_COLLISIONS:], strict=False)):
-                raise Undecodable("too many keys have the same hash")
-        return values
+        The time that it takes to hash what is shared has been counted where it was referred to.
+        """
+        if values is not None and len(values) != len(keys):
+            raise Undecodable("a key or a value is missing")
+        step = len(keys) or 1
+        if len(keys) > _MOST_COLLISIONS and not set(map(type, keys)) <= _SECRETLY_HASHED:
+            _check_hashes(keys)
+            step = _AT_ONCE
+        is_checked = False
+        began = time.thread_time()
+        for start in range(0, len(keys), step):
+            some = keys[start : start + step]
+            made.update(some if values is None else zip(some, values[start : start + step], strict=True))
+            if not is_checked and time.thread_time() - began > _QUICK + _QUICK_EACH * start and step < len(keys):
+                _check_spread(keys, 0 if values is not None else _NEIGHBOURS)
+                is_checked = True
+        self.charge(sys.getsizeof(made) // 8)
+        return made
 
     def fresh_list(self, node: Any) -> list[Any]:
         """A list that is made here and nowhere else: copies of one would be many for few bytes."""
@@ -172,7 +191,113 @@ class _Decoder:
         return self.accepts[name]
 
 
+class _Weights:
+    """How much there is to go through in something: elements and pieces of text, what is shared each time that it is met.
+
+    :ivar open: identities of lists and dicts that are not finished, or are being gone through: within them they are not gone
+        through again
+    """
+
+    def __init__(self, charge: Callable[[int], None]) -> None:
+        self.open: set[int] = set()
+        self._charge = charge
+        self._known: dict[int, int] = {}
+        self._made_of: dict[int, tuple[Any, Sequence[Any]]] = {}
+        self._cuts = 0
+
+    def note(self, made: Any, words: Sequence[Any]) -> Any:
+        """What it was made of, if it is no container and that is not small."""
+        if not all(type(word) in _NUMBERS or (type(word) is str and len(word) < _FEW_CHARACTERS) for word in words):
+            self._made_of[id(made)] = made, words
+        return made
+
+    def of(self, value: Any) -> int:
+        if type(value) in _NUMBERS:
+            return 1 if type(value) is not int else 1 + value.bit_length() // 64
+        if type(value) is str:
+            # Others are shown as up to ten characters each.
+            return 1 + (len(value) // 4 if value.isprintable() else 3 * len(value))
+        if isinstance(value, (bytes, bytearray)):
+            return 1 + len(value) // 4
+        known = self._known.get(id(value))
+        if known is not None:
+            return known
+        if id(value) in self.open:
+            self._cuts += 1
+            return 1
+        parts = self._parts(value)
+        if parts is None:
+            return 1 if not hasattr(value, "itemsize") else 1 + min(value.size, 1000) * (1 + value.itemsize // 4)
+        self._charge(1 + len(parts))
+        cuts = self._cuts
+        self.open.add(id(value))
+        weight = 1 + (len(parts) if set(map(type, parts)) <= _SMALL_NUMBERS else sum(map(self.of, parts)))
+        self.open.discard(id(value))
+        if cuts == self._cuts:
+            # Otherwise it is more where it is met elsewhere.
+            self._known[id(value)] = weight
+        return weight
+
+    def _parts(self, value: Any) -> Sequence[Any] | None:
+        if id(value) in self._made_of:
+            return self._made_of[id(value)][1]
+        if isinstance(value, dict):
+            return [*value, *value.values()]
+        return list(value) if isinstance(value, (list, tuple, set, frozenset)) else None
+
+
 _UNFINISHED = object()
+_SMALL_NUMBERS = frozenset((float, bool, type(None)))
+_NUMBERS = _SMALL_NUMBERS | {int}
+_FEW_CHARACTERS = 64
+# Of these nobody else can know the hashes.
+_SECRETLY_HASHED = frozenset((str, bytes))
+# How many neighbours of a place a set looks at before it goes elsewhere.
+_NEIGHBOURS = 9
+
+
+def _check_hashes(keys: list[Any]) -> None:
+    # Sorted, not counted: a table of their hashes would be as bad.
+    hashes = sorted(map(hash, keys))
+    if any(first == last for first, last in zip(hashes, hashes[_MOST_COLLISIONS:], strict=False)):
+        raise Undecodable("too many keys have the same hash")
+
+
+def _check_spread(keys: list[Any], neighbours: int) -> None:
+    """Go the ways of all keys over each table that is needed until all are in it, as dictobject.c and setobject.c do.
+
+    That takes many times as long as they do, so it is for those alone that are slow.
+
+    :raises Undecodable: if each insertion becomes a search, since keys with different hashes go the same way
+    """
+    hashes = list(map(hash, keys))
+    held, size = 0, 8
+    # A set becomes larger when it is full, a dict with the next key.
+    while held < len(hashes) + (neighbours > 0):
+        if neighbours:
+            held = -(3 * (size - 1) // -5)
+            larger = 1 << (held * (2 if held > 50_000 else 4)).bit_length()
+        else:
+            held, larger = 2 * size // 3, 2 * size
+        if held > _MOST_COLLISIONS:
+            _check_ways(hashes[:held], size, neighbours)
+        size = larger
+
+
+def _check_ways(hashes: list[int], size: int, neighbours: int) -> None:
+    taken, mask, left = bytearray(size), size - 1, _MOST_PROBES * len(hashes)
+    for number in hashes:
+        place = number & mask
+        if taken[place]:
+            rest = number & 0xFFFF_FFFF_FFFF_FFFF
+            while (free := taken.find(0, place, place + neighbours + 1 if place + neighbours <= mask else place + 1)) < 0:
+                rest >>= 5
+                place = (5 * place + rest + 1) & mask
+                left -= 1
+                if not left:
+                    raise Undecodable("too many keys go the same way over a table")
+            place = free
+        taken[place] = 1
 
 
 def _int_parser() -> Callable[[str], int] | None:
@@ -188,7 +313,8 @@ def _int(text: str) -> int:
 
 def _check_nesting(text: str) -> None:
     depth = 0
-    for token in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', text):
+    # Nothing that has been taken is tried again: a text without an end would be, from each quotation mark.
+    for token in re.finditer(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', text, re.DOTALL):
         depth += 1 if token[0] in "[{" else -1 if token[0] in "]}" else 0
         if depth > _DEEPEST_JSON:
             raise Undecodable("it is nested too deeply")
@@ -208,42 +334,30 @@ def _same(self: _Decoder, node: list[Any]) -> Any:
     if not 0 <= number < len(self.numbered) or self.numbered[number] is _UNFINISHED:
         raise Undecodable("it refers to what is not there")
     found = self.numbered[number]
-    weight = self.weights.get(id(found))
-    if weight is None and isinstance(found, (list, dict)) and found:
-        weight = self.weights[id(found)] = _count(found)
-    self.unfolded += weight or 1
+    self.unfolded += self.weights.of(found)
     if self.unfolded > _MOST_UNFOLDED:
         raise Undecodable("what is shared unfolds to too much")
     return found
 
 
-def _count(plain: Any) -> int:
-    """Elements of plain data, or of a list or dict that is not finished and refers to itself."""
-    total, level = 0, [plain]
-    while level and total < _MOST_UNFOLDED:
-        total += sum(map(len, level)) + len(level)
-        below = [part for each in level for part in (each.values() if type(each) is dict else each)]
-        level = [part for part in below if type(part) in (list, dict)]
-    return total
-
-
 def _list(self: _Decoder, node: list[Any]) -> list[Any]:
     made: list[Any] = []
+    self.charge(_LIST + len(node))
     self.numbered.append(made)
-    self.weights[id(made)] = 1
+    self.weights.open.add(id(made))
     made += map(self.node, node[1:])
-    self.weigh(made, made)
+    self.weights.open.discard(id(made))
     return made
 
 
 def _dict(self: _Decoder, node: list[Any]) -> dict[Any, Any]:
     made: dict[Any, Any] = {}
     self.numbered.append(made)
-    self.weights[id(made)] = 1
+    self.weights.open.add(id(made))
     # Each key before its value, as they were numbered.
     words = list(map(self.node, node[1:]))
-    made.update(zip(self.hashable(words[::2]), words[1::2], strict=True))
-    self.weigh(made, words)
+    self.fill(made, words[::2], words[1::2])
+    self.weights.open.discard(id(made))
     return made
 
 
@@ -252,7 +366,10 @@ def _numbers(codes: str) -> Callable[[_Decoder, list[Any]], list[Any]]:
         _, code, order, buffer = node
         if type(code) is not str or len(code) != 1 or code not in codes or order not in ("little", "big"):
             raise Undecodable("numbers of an unknown kind")
-        numbers = array.array(code, bytes(self.buffer(buffer)))
+        data = bytes(self.buffer(buffer))
+        numbers = array.array(code, data)
+        cached = len(data.translate(None, _UNCACHED)) if code == "b" else 0
+        self.charge(cached + (len(numbers) - cached) * (_FLOAT if code == "d" else _INT))
         if order != sys.byteorder:
             numbers.byteswap()
         made = numbers.tolist()
@@ -286,7 +403,6 @@ def _records(self: _Decoder, node: list[Any]) -> list[dict[str, Any]]:
         raise Undecodable("columns are missing")
     made = [dict(zip(names, row)) for row in zip(*columns)]  # noqa: B905 - their lengths have been compared
     self.numbered[place] = made
-    self.weights[id(made)] = 1 + sum(self.weights.get(id(column), len(column)) for column in columns)
     return made
 
 
@@ -300,13 +416,6 @@ def _rows(self: _Decoder, node: list[Any]) -> list[Any]:
             raise Undecodable(f"{kind.__name__} is no named tuple")
         made = [_constructed(kind, row, {}) for row in made]
     self.numbered[place] = made
-    if all(type(column) is dict or column[0] in ("ints", "floats", "bools") for column in node[2:]):
-        # Nothing in them is shared, or can be hashed and is large.
-        self.weights[id(made)] = len(made) * (len(columns) + 1)
-    else:
-        for row in made:
-            self.weigh(row, row)
-        self.weigh(made, made)
     return made
 
 
@@ -315,14 +424,14 @@ def _instances(self: _Decoder, node: list[Any]) -> list[Any]:
     _, kind, names, *nodes = node
     make = _maker(self, kind, names)
     made = [make(row) for row in zip(*_columns(self, nodes, node[0]), strict=True)]
-    self.numbered[place] = self.weigh(made, made)
+    self.numbered[place] = made
     return made
 
 
 def _each(self: _Decoder, node: list[Any]) -> list[Any]:
     place = self.number()
     make = _BY_WORDS[self.text(node[1])]
-    made = list(map(make, zip(*_columns(self, node[2:], node[0]), strict=True)))
+    made = [self.weights.note(make(row), row) for row in zip(*_columns(self, node[2:], node[0]), strict=True)]
     self.numbered[place] = made
     return made
 
@@ -330,18 +439,34 @@ def _each(self: _Decoder, node: list[Any]) -> list[Any]:
 def _long_dict(self: _Decoder, node: list[Any]) -> dict[Any, Any]:
     made: dict[Any, Any] = {}
     self.numbered.append(made)
-    self.weights[id(made)] = 1
+    self.weights.open.add(id(made))
     keys, values = (self.fresh_list(each) for each in node[1:])
-    made.update(zip(self.hashable(keys), values, strict=True))
-    self.weights[id(made)] = self.weights.get(id(keys), len(keys)) + self.weights.get(id(values), len(values))
+    self.fill(made, keys, values)
+    self.weights.open.discard(id(made))
     return made
 
 
-def _collection(make: Callable[[list[Any]], Any], long: bool) -> Callable[[_Decoder, list[Any]], Any]:
+def _tuple(self: _Decoder, node: list[Any]) -> tuple[Any, ...]:
+    place = self.number()
+    self.charge(_TUPLE + len(node))
+    self.numbered[place] = made = tuple(map(self.node, node[1:]))
+    return made
+
+
+def _long_tuple(self: _Decoder, node: list[Any]) -> tuple[Any, ...]:
+    place = self.number()
+    self.numbered[place] = made = tuple(self.fresh_list(node[1]))
+    self.charge(_TUPLE + len(made))
+    return made
+
+
+def _set(make: Callable[[list[Any]], Any], long: bool) -> Callable[[_Decoder, list[Any]], Any]:
     def decode(self: _Decoder, node: list[Any]) -> Any:
         place = self.number()
         parts = self.fresh_list(node[1]) if long else list(map(self.node, node[1:]))
-        self.numbered[place] = made = self.weigh(make(parts if make is tuple else self.hashable(parts)), parts)
+        found = self.fill(set(), parts)
+        # Not of that set, which would come to a table of another size.
+        self.numbered[place] = made = found if make is set else make(parts)
         return made
 
     return decode
@@ -361,7 +486,12 @@ def _bytes(make: Callable[[memoryview], Any]) -> Callable[[_Decoder, list[Any]],
 
 
 def _of_words(make: Callable[[Sequence[Any]], Any]) -> Callable[[_Decoder, list[Any]], Any]:
-    return lambda self, node: make(list(map(self.node, node[1:])))
+    def decode(self: _Decoder, node: list[Any]) -> Any:
+        self.charge(_OBJECT)
+        words = list(map(self.node, node[1:]))
+        return self.weights.note(make(words), words)
+
+    return decode
 
 
 def _of_text(make: Callable[[str], Any], longest: int = _LONGEST_WORD) -> Callable[[Sequence[Any]], Any]:
@@ -442,12 +572,16 @@ def _flags(self: _Decoder, node: list[Any]) -> Any:
     # An unknown bit would make a member that the class keeps for ever.
     if number & ~known:
         raise Undecodable(f"{kind.__name__} has no such flags")
+    self.combinations += number not in kind._value2member_map_
+    if self.combinations > _MOST_COMBINATIONS:
+        raise Undecodable(f"too many combinations of {kind.__name__}")
     return kind(number)
 
 
 def _fields(self: _Decoder, node: list[Any]) -> Any:
     place = self.number()
     make = _maker(self, node[1], node[2::2])
+    self.charge(_OBJECT)
     values = list(map(self.node, node[3::2]))
     self.numbered[place] = made = make(values)
     return made
@@ -461,7 +595,7 @@ def _maker(self: _Decoder, name: Any, names: Any) -> Callable[[Sequence[Any]], A
         raise Undecodable(f"{kind.__name__} is no dataclass with these fields")
 
     def make(values: Sequence[Any]) -> Any:
-        return self.weigh(_constructed(kind, (), dict(zip(names, values, strict=True))), values)
+        return self.weights.note(_constructed(kind, (), dict(zip(names, values, strict=True))), values)
 
     return make
 
@@ -471,8 +605,8 @@ def _tuple_of(self: _Decoder, node: list[Any]) -> Any:
     if not issubclass(kind, tuple):
         raise Undecodable(f"{kind.__name__} is no named tuple")
     place = self.number()
-    parts = list(map(self.node, node[2:]))
-    self.numbered[place] = made = self.weigh(_constructed(kind, parts, {}), parts)
+    self.charge(_TUPLE + len(node))
+    self.numbered[place] = made = _constructed(kind, list(map(self.node, node[2:])), {})
     return made
 
 
@@ -571,12 +705,12 @@ _DECODERS: dict[str, Callable[[_Decoder, list[Any]], Any]] = {
     "list": _list,
     "dict": _dict,
     "long dict": _long_dict,
-    "tuple": _collection(tuple, False),
-    "set": _collection(set, False),
-    "frozenset": _collection(frozenset, False),
-    "long tuple": _collection(tuple, True),
-    "long set": _collection(set, True),
-    "long frozenset": _collection(frozenset, True),
+    "tuple": _tuple,
+    "set": _set(set, False),
+    "frozenset": _set(frozenset, False),
+    "long tuple": _long_tuple,
+    "long set": _set(set, True),
+    "long frozenset": _set(frozenset, True),
     "ints": _numbers("bhiq"),
     "floats": _numbers("d"),
     "bools": _bools,

@@ -49,7 +49,7 @@ class Options:
     :param overflow: what becomes of a call that writes more than ``max_output`` on one stream: ``"cut"`` drops the middle
         part from the Receipt, ``"kill"`` ends the call
     :param max_reply: bytes that an answer may have; a larger one ends the call.  The default is 1 GiB, and 64 MiB where the
-        answer is not trusted: as Python objects it may take twenty times as much
+        answer is not trusted: as Python objects it may take up to a hundred times as much
     :param keep_children: leave processes running that the function has started and not waited for, such as a daemon, when
         the function itself has come to its end; they must write elsewhere than to its stdout and stderr
     :param modules: ``"auto"``, or names of modules (with all below them) that shall travel although they are installed

@@ -15,6 +15,7 @@ import random
 import subprocess
 import sys
 import time
+import tracemalloc
 import uuid
 from pathlib import Path
 from typing import Any
@@ -330,6 +331,14 @@ def unfolding(depth: int) -> Any:
     return ["set", node]
 
 
+def _around(depth: int, innermost: Any) -> Any:
+    """Lists, each of which holds all that it is in; then the innermost once more, from outside."""
+    node = innermost
+    for place in range(depth, 0, -1):
+        node = ["list", *[["same", n] for n in range(1, place)], node, *[["same", n] for n in range(1, place)]]
+    return ["list", node, ["same", 1 + depth]]
+
+
 FORGED: dict[str, bytes] = {
     "nothing": b"",
     "too short": b"\0" * 7,
@@ -414,6 +423,12 @@ FORGED: dict[str, bytes] = {
     "one tuple hashed for ever": written(
         ["list", ["long tuple", ["bools", 0]], ["tuple", *[["same", 1]] * 100], *[["set", ["same", 3]]] * 3000], bytes(10_000)
     ),
+    "shared bytes that unfold": written(["list", ["bytes", 0], ["tuple", *[["same", 1]] * 2000]], bytes(1 << 20)),
+    "shared text that unfolds": written(["list", {"": ["\x01" * 100_000]}, *[["same", 1]] * 2000]),
+    "shared path that unfolds": written(["list", ["list", ["PosixPath", "a" * 60_000]], *[["same", 1]] * 20_000]),
+    "lists that go round and unfold": written(
+        _around(30, ["list", *[["same", 1 + n] for n in range(30)]]),
+    ),
     "flags that would stay": written(["flags", "Right", 1 << 40]),
     "keys of one hash": written(["set", *[["int", place] for place in range(3000)]], *[
         (1 + place * (2**61 - 1)).to_bytes(16, "big") for place in range(3000)
@@ -427,6 +442,88 @@ def test_forged_data_is_refused_in_no_time(name: str) -> None:
     with pytest.raises(Undecodable):
         decoded(FORGED[name])
     assert time.monotonic() - started < 2
+
+
+def _keys_on_one_way(bits: int) -> list[int]:
+    """A long way over a table of that size, and as many that have to go it to the end before they find a place."""
+    size, way = 1 << bits, [1]
+    while len(way) < size * 0.45:
+        way.append((5 * way[-1] + 1) % size)
+    order, found = random.Random(5), {place: number for number, place in enumerate(way)}
+    after: list[int] = []
+    while len(after) < size // 5:
+        key = rest = order.randrange(size, size << 6)
+        place = key % size
+        while rest >> 5 and place in found:
+            rest >>= 5
+            place = (5 * place + rest + 1) % size
+        if found.get(place, size) < len(way) // 3:
+            after.append(key)
+    return way + list(dict.fromkeys(after))
+
+
+def test_keys_that_go_one_way_over_the_table_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_QUICK", -1.0)
+    honest: list[list[Any]] = [
+        [place * 8192 for place in range(20_000)],
+        [place / 1024 for place in range(20_000)],
+        [(place >> 7, place & 127) for place in range(20_000)],
+        [random.Random(3).getrandbits(62) for _ in range(20_000)],
+    ]
+    for keys in honest:
+        assert there_and_back(dict.fromkeys(keys, 1)) == dict.fromkeys(keys, 1) and there_and_back(set(keys)) == set(keys)
+        assert there_and_back(frozenset(keys)) == frozenset(keys)
+    with pytest.raises(Undecodable, match="same way"):
+        decoded(encoded(dict.fromkeys(_keys_on_one_way(12), 1)))
+
+
+class Many(enum.Flag):
+    A, B, C, D, E, F, G, H, J, K, L, M = (1 << bit for bit in range(12))
+
+
+def test_few_combinations_of_flags_are_kept() -> None:
+    with pytest.raises(Undecodable, match="combinations"):
+        decoding.decode(written(["list", *[["flags", "Many", number] for number in range(4000)]]), {"Many": Many})
+    assert len(Many._value2member_map_) < 1100
+
+
+@pytest.mark.parametrize(
+    "node, buffers",
+    [
+        (["records", ["a", "b", "c"], ["bools", 0], ["bools", 1], ["bools", 2]], [bytes(1 << 17)] * 3),
+        (["list", *[["set"]] * (1 << 16)], []),
+        (["ints", "b", "little", 0], [b"\x80" * (1 << 18)]),
+        (
+            ["each", "range", *[["ints", "b", "little", place] for place in range(3)]],
+            [b"\x80" * (1 << 17)] * 2 + [b"\1" * (1 << 17)],
+        ),
+        ({"": [[]] * (1 << 17)}, []),
+    ],
+)
+def test_what_comes_out_takes_a_bounded_multiple_of_what_came_in(node: Any, buffers: list[bytes]) -> None:
+    data = written(node, *buffers)
+    tracemalloc.start()
+    try:
+        decoded(data)
+    except Undecodable as error:
+        assert "unfolds" in str(error)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 100 * len(data) + (8 << 20)
+
+
+def test_a_text_without_an_end_is_found_out_in_no_time() -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(10**6)
+    try:
+        started = time.monotonic()
+        for text in (b'"\\' * 200_000, b'["' + b"x" * 10_000_000):
+            with pytest.raises(Undecodable):
+                decoded(len(text).to_bytes(8, "big") + text)
+        assert time.monotonic() - started < 20
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_changed_data_is_refused_or_is_other_data() -> None:

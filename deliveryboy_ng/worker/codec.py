@@ -318,7 +318,8 @@ def _columns_of(rows: "list[Any]", keys: "Any") -> "Any":
 def _code_for(numbers: "list[int]") -> str:
     """The smallest of array's type codes that takes them all, or nothing."""
     least, most = min(numbers), max(numbers)
-    for code, bits in (("b", 7), ("h", 15), ("i", 31), ("q", 63)):
+    # Below -5 each takes so much memory over there that two bytes shall stand for it.
+    for code, bits in (("b", 7), ("h", 15), ("i", 31), ("q", 63))[least < -5 :]:
         if -(1 << bits) <= least and most < 1 << bits:
             return code
     return ""
