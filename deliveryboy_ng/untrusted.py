@@ -7,9 +7,11 @@ filled without running anything of its own.  Everything else becomes RemoteError
 from __future__ import annotations
 
 import builtins
+import functools
 import linecache
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, cast
 
@@ -21,17 +23,21 @@ __all__ = ["exception"]
 
 _MOST_RECORDS = 20
 _MOST_FRAMES = 200
+_MOST_NOTES = 100
 _LONGEST_LINE = 500
 _LONGEST_NAME = 500
+_LONGEST_FILE = 4096
 _LONGEST_TEXT = 1 << 16
 _LAST_LINE = 1_000_000
-_MOST_SOURCES, _MOST_LINES = 1000, 1000
+# Sources that are kept, lines of each, and characters of all.
+_MOST_SOURCES, _MOST_LINES, _MOST_CHARACTERS = 1000, 1000, 1 << 22
 _HEAP_TYPE = 1 << 9
 _FORBIDDEN = (
     *("__new__", "__del__", "__setattr__", "__getattr__", "__getattribute__", "__delattr__"),
     *("__cause__", "__context__", "__suppress_context__", "__traceback__", "with_traceback", "args"),
 )
 _NEVER = (StopIteration, StopAsyncIteration)
+_Show = Callable[[tuple[str, int, str, str]], tuple[str, int, str]]
 _KEYS = {"module", "name", "text", "notes", "frames", "cause", "context", "suppress", "members", "packed", "limit"}
 
 
@@ -40,13 +46,16 @@ def exception(records: Any, accepts: Mapping[str, type], origin: Origin) -> tupl
 
     :raises Undecodable: if the records make no sense
     """
+    # What is shared is gone through once, not wherever it is referred to.
+    clean = functools.cache(_printable)
+    show = functools.cache(functools.partial(_shown, origin=origin))
     try:
-        return _all_rebuilt([_checked(record) for record in _some(list, records, _MOST_RECORDS)], accepts, origin)
+        return _all_rebuilt([_checked(record, clean) for record in _some(list, records, _MOST_RECORDS)], accepts, show)
     except RecursionError:
         raise Undecodable("there is too little room for its frames") from None
 
 
-def _all_rebuilt(checked: list[dict[str, Any]], accepts: Mapping[str, type], origin: Origin) -> tuple[BaseException, str]:
+def _all_rebuilt(checked: list[dict[str, Any]], accepts: Mapping[str, type], show: _Show) -> tuple[BaseException, str]:
     if not checked:
         raise Undecodable("there is no exception")
     errors: dict[int, BaseException] = {}
@@ -62,7 +71,7 @@ def _all_rebuilt(checked: list[dict[str, Any]], accepts: Mapping[str, type], ori
             raise Undecodable("exceptions share what they consist of")
         if type(record["packed"]) is bytes:
             contents.add(id(record["packed"]))
-        errors[place] = _rebuilt(record, [errors[number] for number in own], errors, accepts, origin)
+        errors[place] = _rebuilt(record, [errors[number] for number in own], errors, accepts, show)
     return errors[0], checked[0]["limit"]
 
 
@@ -71,9 +80,9 @@ def _rebuilt(
     members: list[BaseException],
     later: Mapping[int, BaseException],
     accepts: Mapping[str, type],
-    origin: Origin,
+    show: _Show,
 ) -> BaseException:
-    frames = [_shown(frame, origin) for frame in record["frames"]]
+    frames = list(map(show, record["frames"]))
     try:
         error: BaseException = _made(record, members, accepts)
     except Undecodable as reason:
@@ -98,7 +107,7 @@ def _some(kind: type[Any], value: Any, most: int) -> Any:
     return value
 
 
-def _checked(record: Any) -> dict[str, Any]:
+def _checked(record: Any, clean: Callable[..., str]) -> dict[str, Any]:
     if type(record) is not dict or set(record) != _KEYS:
         raise Undecodable("an exception's record is incomplete")
     frames = [_checked_frame(frame) for frame in _some(list, record["frames"], _MOST_FRAMES)]
@@ -112,8 +121,8 @@ def _checked(record: Any) -> dict[str, Any]:
         **record,
         "module": _printable(_some(str, record["module"], _LONGEST_NAME)),
         "name": _printable(_some(str, record["name"], _LONGEST_NAME)),
-        "text": _printable(_cut(record["text"]), "\n"),
-        "notes": [_printable(_cut(note), "\n") for note in _some(list, record["notes"], sys.maxsize)[: _MOST_RECORDS * 5]],
+        "text": clean(_cut(record["text"]), "\n"),
+        "notes": [clean(_cut(note), "\n") for note in _some(list, record["notes"], sys.maxsize)[:_MOST_NOTES]],
         "frames": frames,
         "limit": _some(str, record["limit"], _LONGEST_NAME),
         "packed": packed,
@@ -135,7 +144,7 @@ def _checked_frame(frame: Any) -> tuple[str, int, str, str]:
     if type(line) is not int or not 0 < line < _LAST_LINE:
         raise Undecodable("a frame has no line number")
     return (
-        _some(str, file, 4096),
+        _some(str, file, _LONGEST_FILE),
         line,
         _some(str, function, _LONGEST_NAME),
         _some(str, text, _LONGEST_LINE),
@@ -146,17 +155,22 @@ def _checked_frame(frame: Any) -> tuple[str, int, str, str]:
 
 
 class _Lines(list[str]):
-    """Source lines of which only some are known; as long as the last of them wants it, without holding the others."""
+    """Source lines of which only some are known; as long as the last of them wants it, without holding the others.
+
+    :ivar characters: of those that are known
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.known: dict[int, str] = {}
-        self.length = 0
+        self.length = self.characters = 0
 
     def know(self, line: int, text: str) -> None:
         """Note one line, numbered from 1; there are only so many."""
         if len(self.known) >= _MOST_LINES:
             self.known.clear()
+            self.characters = 0
+        self.characters += len(text) - len(self.known.get(line - 1, ""))
         self.known[line - 1] = text
         self.length = max(self.length, line)
 
@@ -172,35 +186,59 @@ class _Lines(list[str]):
         return (self.known.get(place, "\n") for place in range(len(self)))
 
 
+class _Sources:
+    """What linecache is told of: the sources that were shown last, no more than there may be."""
+
+    def __init__(self) -> None:
+        # Answers are read in several threads, and what linecache has is anybody's.
+        self._lock = threading.Lock()
+        self._kept: dict[str, _Lines] = {}
+        self._characters = 0
+
+    def show(self, name: str, line: int, text: str) -> None:
+        with self._lock:
+            lines = self._forget(name) if name in self._kept else _Lines()
+            lines.know(line, text)
+            self._kept[name] = lines
+            self._characters += len(name) + lines.characters
+            # Without a modification time linecache never asks the disk for it.
+            linecache.cache[name] = (len(lines), None, lines, name)
+            while len(self._kept) > _MOST_SOURCES or (self._characters > _MOST_CHARACTERS and len(self._kept) > 1):
+                self._forget(next(iter(self._kept)))
+
+    def _forget(self, name: str) -> _Lines:
+        lines = self._kept.pop(name)
+        self._characters -= len(name) + lines.characters
+        linecache.cache.pop(name, None)
+        return lines
+
+
+_sources = _Sources()
+
+
 def _shown(frame: tuple[str, int, str, str], origin: Origin) -> tuple[str, int, str]:
     """The frame under a name that is no file's, with a source that comes from the reply alone."""
     file, line, function, text = frame
-    name = f"<deliveryboy {_printable(origin.name)}:{_printable(file)}>"
-    entry = linecache.cache.get(name)
-    lines = entry[2] if entry is not None and len(entry) == 4 else None
-    if not isinstance(lines, _Lines):
-        _forget_some()
-        lines = _Lines()
-    lines.know(line, f"{_printable(text)}\n")
-    # Without a modification time linecache never asks the disk for it.
-    linecache.cache[name] = (len(lines), None, lines, name)
+    name = f"<deliveryboy {_printable(origin.name)}:{_printable(file)[:_LONGEST_FILE]}>"
+    _sources.show(name, line, f"{_printable(text)}\n")
     return name, line, _printable(function)
-
-
-def _forget_some() -> None:
-    ours = [name for name, entry in linecache.cache.items() if len(entry) == 4 and isinstance(entry[2], _Lines)]
-    for name in ours[: max(0, len(ours) - _MOST_SOURCES)]:
-        linecache.cache.pop(name, None)
 
 
 def _printable(text: str, allowed: str = "") -> str:
     """Without what would make a terminal, or the lines of a traceback, look like something else."""
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() or each in allowed else " " if each == "\t" else each.encode("unicode_escape").decode()
-        for each in text
-    )
+    return text if text.isprintable() else text.translate(_Escapes(allowed))
+
+
+class _Escapes(dict[int, str]):
+    """What is shown for each character, of those that one text has."""
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__({ord("\t"): " ", **{ord(character): character for character in allowed}})
+
+    def __missing__(self, number: int) -> str:
+        character = chr(number)
+        self[number] = shown = character if character.isprintable() else character.encode("unicode_escape").decode()
+        return shown
 
 
 # --- classes ----------------------------------------------------------------------------------------------------------

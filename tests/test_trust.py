@@ -39,6 +39,7 @@ from deliveryboy_ng import (
     Unshare,
     Verdict,
     deliver,
+    untrusted,
     verdicts,
 )
 from deliveryboy_ng.decoding import Undecodable
@@ -341,6 +342,33 @@ def test_sources_of_many_answers_are_forgotten_again() -> None:
     for number in range(30):
         read([record(frames=[(f"/file{number}-{place}", 999_999, "f", "x") for place in range(200)])])
     assert sum(name.startswith("<deliveryboy") for name in linecache.cache) < 1500
+
+
+def test_sources_of_answers_are_bounded_by_their_size_too() -> None:
+    for number in range(5):
+        read([record(frames=[(f"/large{number}-{place}", place + 1, "f", "\U000e0001" * 500) for place in range(200)])])
+    kept = [entry[2] for name, entry in linecache.cache.items() if name.startswith("<deliveryboy") and len(entry) == 4]
+    assert sum(len(line) for lines in kept for line in lines.known.values()) <= untrusted._MOST_CHARACTERS
+
+
+def test_other_threads_may_change_what_linecache_has_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Changing(dict[str, Any]):
+        def __iter__(self) -> Any:
+            raise RuntimeError("dictionary changed size during iteration")
+
+        items = keys = values = __iter__
+
+    monkeypatch.setattr(linecache, "cache", Changing())
+    error, _ = read([record(frames=[("/some/file", 3, "f", "the line")])])
+    assert type(error) is ValueError and "the line" in "".join(traceback.format_exception(error))
+
+
+def test_what_exceptions_share_is_gone_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    printable, seen = untrusted._printable, []
+    monkeypatch.setattr(untrusted, "_printable", lambda text, allowed="": [seen.append(len(text)), printable(text, allowed)][1])
+    notes, frames = ["\x7f" * 65536] * 8, [("\x7f" * 4096, 7, "\x7f" * 500, "\x7f" * 500)] * 5
+    error, _ = read([record(notes=notes, frames=frames) for _ in range(20)])
+    assert error.__notes__ == ["\\x7f" * 65536] * 8 and sum(size > 1000 for size in seen) < 10
 
 
 class Spoof(DeliveryError):
