@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import io
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -448,6 +449,59 @@ def test_spares_that_nobody_wants_are_charged_to_nobody(tmp_path: Path) -> None:
         assert sleeping.result(30) == ""
         usage = sleeping.receipt(30).usage
         assert usage.user + usage.system < 0.1, usage
+
+
+def start_stray(path: str, size: int) -> None:
+    """A child of the supervisor's, which is not below the call."""
+    import ctypes
+
+    clone, clone_parent = {"x86_64": 56, "aarch64": 220}[os.uname().machine], 0x8000
+    if ctypes.CDLL(None).syscall(clone, clone_parent | signal.SIGCHLD, 0, 0, 0, 0) == 0:
+        kept = bytearray(b"x") * size
+        with open(path, "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(100 * len(kept))
+
+
+def test_what_a_call_puts_out_of_its_sight_is_held_to_its_limits(tmp_path: Path) -> None:
+    def work(path: str) -> None:
+        for _ in range(3):
+            start_stray(path, 50 << 20)
+        time.sleep(20)
+
+    with DeliveryExecutor(1, limits=Limits(memory="100M")) as executor, pytest.raises(MemoryLimitExceeded):
+        executor.submit(work, str(tmp_path / "stray")).result(30)
+
+
+def test_what_one_of_several_calls_puts_out_of_its_sight_is_nobodys(tmp_path: Path) -> None:
+    def work(path: str) -> bool:
+        start_stray(path, 1)
+        while not os.path.exists(path) or not (pid := open(path).read()):
+            time.sleep(0.01)
+        while os.path.exists("/proc/" + pid):
+            time.sleep(0.01)
+        return True
+
+    with DeliveryExecutor(2, limits=Limits(memory="100M")) as executor:
+        beside = executor.submit(time.sleep, 50)
+        assert beside.remote_pid and executor.submit(work, str(tmp_path / "stray")).result(30)
+        assert beside.running() and beside.cancel()
+
+
+def test_a_call_that_answers_too_early_is_still_held_to_its_limits(tmp_path: Path) -> None:
+    def work(path: Path) -> None:
+        answer = pickle.dumps(None)
+        os.write(3, b"R" + len(answer).to_bytes(8, "big") + answer)
+        for _ in range(8):
+            if os.fork() == 0:
+                time.sleep(100)
+        time.sleep(0.8)
+        path.touch()
+
+    with DeliveryExecutor(1, limits=Limits(processes=4)) as executor:
+        delivery = executor.submit(work, tmp_path / "late")
+        assert delivery.result(30) is None and delivery.receipt(30).ok
+    assert not (tmp_path / "late").exists()
 
 
 def test_a_limit_of_processes_is_one_calls_own() -> None:

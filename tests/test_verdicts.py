@@ -730,6 +730,35 @@ def test_grace_period_holds_for_processor_time_too() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
 
+def test_memory_is_held_while_a_call_may_end_by_itself_for_its_processor_time() -> None:
+    def work() -> None:
+        signal.signal(signal.SIGXCPU, lambda number, frame: None)
+        while time.process_time() < 0.3:
+            pass
+        for _ in range(4):
+            if os.fork() == 0:
+                kept = bytearray(b"x") * (40 * MEBIBYTE)
+                time.sleep(100 * len(kept))
+        while True:
+            signal.pause()
+
+    receipt = deliver(limits=Limits(cpu=0.1, memory="80M"), grace=90, timeout=100)(work).run()
+    assert receipt.verdict is Verdict.CPU_LIMIT and receipt.duration < 60
+
+
+def test_processes_that_have_ended_are_none_to_be_counted() -> None:
+    from deliveryboy_ng.worker import watch
+
+    program = "import os, time\nfor _ in range(20):\n    if os.fork() == 0: os._exit(0)\nprint(flush=True); time.sleep(100)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None and parent.stdout.readline()
+        assert conftest.wait_until(lambda: sum(stat.ended for stat in processes.tree([parent.pid]).values()) == 20)
+        watched = watch.Watch({"processes": 5}, 0, (0, 0), 0, time.monotonic())
+        watched.look([parent.pid], 0.0, float("inf"))
+        parent.kill()
+    assert not watched.exceeded and watched.tasks == 1
+
+
 def test_signal_of_its_own_just_before_the_limit_is_not_the_limit() -> None:
     def work() -> None:
         while time.process_time() < 0.97:

@@ -99,21 +99,27 @@ def _look_after(keeper: "supervisor.Supervisor", call: "ledger.Call") -> None:
         lender = (system.template or posix.getpid()) if call.setup["shared"] and not call.setup["template"] else 0
         call.watch = watch.Watch(call.setup["limits"], call.base, call.given, call.weight, call.started, lender)
     watched = call.watch
-    others = keeper.others(call)
-    roots = [pid for pid in processes.children(posix.getpid()) if pid not in others]
-    if call.setup["shared"]:
-        roots = [call.pid]
+    known = keeper.others(call) | {call.pid}
+    strays = [pid for pid in processes.children(posix.getpid()) if pid not in known and not processes.is_nascent(pid)]
+    if strays and any(other is not call and other.pid and not other.setup["template"] for other in keeper.calls.values()):
+        # Each call adopts its own orphans while it lives, so this was put here to be out of its sight, or is what one has left.
+        processes.kill_found(posix.getpid(), known)
+        strays.clear()
     deadlines = [other.deadline for other in keeper.calls.values() if other.deadline is not None]
-    call.next_look = watched.look(roots or [call.pid], call.reaped_cpu, min(deadlines, default=float("inf")))
-    if watched.exceeded == "cpu":
-        if not call.ending:
-            _ask(call, "cpu", _signal.SIGXCPU)
-    elif watched.exceeded:
-        if watched.exceeded == "processes":
-            # All at one stroke, as far as possible: who forks meanwhile dies as well.
-            # (A template goes with them, and is made anew.)
-            beside = [other for other in keeper.calls.values() if other is not call and not other.setup.get("template")]
-            alone = posix.getpid() == 1 and not beside
-            system.kill_quietly(-1 if alone else -call.pid, system.SIGKILL)
+    call.next_look = watched.look([call.pid, *strays], call.reaped_cpu, min(deadlines, default=float("inf")))
+    if not watched.exceeded:
+        return
+    if "processes" in watched.exceeded:
+        # All at one stroke, as far as possible: who forks meanwhile dies as well.
+        # (A template goes with them, and is made anew.)
+        beside = [other for other in keeper.calls.values() if other is not call and not other.setup.get("template")]
+        alone = posix.getpid() == 1 and not beside
+        system.kill_quietly(-1 if alone else -call.pid, system.SIGKILL)
+    if call.settled:
+        # What became of it has been told.
+        system.kill_quietly(call.pid, system.SIGKILL)
+    elif list(watched.exceeded) != ["cpu"]:
         # What grows is not asked: it would go on growing.
-        end(call, watched.exceeded)
+        end(call, next(iter(watched.exceeded)))
+    elif not call.ending:
+        _ask(call, "cpu", _signal.SIGXCPU)

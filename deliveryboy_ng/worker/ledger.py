@@ -122,7 +122,8 @@ class Call:
         found: "dict[str, object]" = {"maxrss": max_rss, "peak": max_rss, "tasks": 1}
         if self.watch is not None:
             peak = max(self.watch.peak, max_rss if self.watch.tasks < 2 else 0)
-            found.update(peak=peak, tasks=max(1, self.watch.tasks), observed="%.6f" % self.watch.observed)
+            observed = next(iter(self.watch.exceeded.values()), 0.0)
+            found.update(peak=peak, tasks=max(1, self.watch.tasks), observed="%.6f" % observed)
         if self.ending == "output":
             found["observed"] = max(self.seen["stdout"], self.seen["stderr"])
         return found

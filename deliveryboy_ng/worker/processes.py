@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Seconds that multiprocessing's helpers get.
 _LONGEST_CLEANING = 0.5
+# Processes that have ended and that nobody has waited for, of one call: the machine has only so many numbers to give.
+MOST_ENDED = 1000
 
 
 def takes(pid: int, signal: int) -> bool:
@@ -46,7 +48,19 @@ class Stat:
     rest about it is found.
     """
 
-    __slots__ = ("group", "parent", "place", "resident", "session", "start", "threads", "ticks", "ticks_of_children", "virtual")
+    __slots__ = (
+        "ended",
+        "group",
+        "parent",
+        "place",
+        "resident",
+        "session",
+        "start",
+        "threads",
+        "ticks",
+        "ticks_of_children",
+        "virtual",
+    )
 
     def __init__(self, pid: int) -> None:
         self.place = "/proc/%d" % pid
@@ -57,7 +71,8 @@ class Stat:
         self.start = int(words[19])
         self.virtual = int(words[20])
         self.resident = int(words[21]) * system.PAGE
-        if words[0] == b"Z" and self.threads > 1:
+        self.ended = words[0] == b"Z" and self.threads < 2
+        if words[0] == b"Z" and not self.ended:
             self._look_at_another_thread(pid)
 
     def _look_at_another_thread(self, pid: int) -> None:
@@ -134,15 +149,17 @@ def children(pid: int, threads: int = 1) -> "list[int]":
 
 
 def tree(roots: "list[int]", most: int = sys.maxsize) -> "dict[int, Stat]":
-    """These processes and all below them, as far as they live; where there are more than *most*, only so many and one."""
+    """These processes and all below them; where more than *most* of them live, only so many and one."""
     found: "dict[int, Stat]" = {}
+    living = 0
     queue = roots[::-1]
-    while queue and len(found) <= most:
+    while queue and max(living, len(found) - MOST_ENDED) <= most:
         pid = queue.pop()
         try:
             found[pid] = Stat(pid)
         except OSError:
             continue
+        living += not found[pid].ended
         queue += children(pid, found[pid].threads)
     return found
 
@@ -159,10 +176,10 @@ def left_behind(known: "frozenset[int]", reaped: "Any") -> bool:
     if not known:
         return True
     # All that is below this process is below a child of it.  Only its own waiting takes one out of that list.
-    return not (can_be_watched() and all(pid in known or _is_nascent(pid) for pid in children(posix.getpid())))
+    return not (can_be_watched() and all(pid in known or is_nascent(pid) for pid in children(posix.getpid())))
 
 
-def _is_nascent(pid: int) -> bool:
+def is_nascent(pid: int) -> bool:
     """Whether the template has just forked it: nobody else can enter its session."""
     try:
         return system.template != 0 and Stat(pid).session == system.template

@@ -111,7 +111,8 @@ class Relay:
                 # What the function has written comes before what it returned.
                 self.read(fd)
         call.settled = True
-        call.next_look = None
+        if not call.setup["limits"]:
+            call.next_look = None
         call.deadline = time.monotonic() + _LONGEST_EXIT
         self._channel.send(frames.ANSWERED, call.number)
 

@@ -282,22 +282,26 @@ class Supervisor:
         """Charge a process that has ended, the call's own or an orphan of it, to its call."""
         if self.spares.drop(pid):
             return
-        owner = None
-        for call in self.calls.values():
-            if call.pid == pid:
-                call.status, call.wall = status, time.monotonic() - call.started
-                owner = call
-                break
-            # An orphan comes here when its call has ended, if there may be several.
-            if owner is None or (call.status is not None and owner.status is None):
-                owner = call
+        owner = self._owner_of(pid)
         if owner is not None:
+            if owner.pid == pid:
+                owner.status, owner.wall = status, time.monotonic() - owner.started
             user, system_time, resident = used
             owner.user += user
             owner.system += system_time
             owner.max_rss = max(owner.max_rss, resident)
             if owner.pid != pid:
                 owner.reaped_cpu += user + system_time
+
+    def _owner_of(self, pid: int) -> "ledger.Call | None":
+        """The call that it was, or has left behind: where there may be several, an orphan comes here when its call has ended."""
+        started = [call for call in self.calls.values() if call.pid]
+        for call in started:
+            if call.pid == pid:
+                return call
+        ended = [call for call in started if call.status is not None]
+        running = [call for call in started if not call.setup["template"]] or started
+        return ended[0] if ended else running[0] if len(running) == 1 else None
 
     def _finish(self, call: ledger.Call) -> None:
         """The call process has ended: kill what it left, relay what it had written, and give the verdict."""

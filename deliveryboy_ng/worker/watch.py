@@ -44,8 +44,8 @@ _DESCRIPTORS = 4000
 class Watch:
     """One call's figures.
 
-    ``peak`` is the most memory seen at a time, ``tasks`` the most processes and threads; when a limit is exceeded,
-    ``exceeded`` is its name and ``observed`` what was seen.
+    ``peak`` is the most memory seen at a time, ``tasks`` the most processes and threads; ``exceeded`` has what was seen of each
+    limit when it was exceeded, in that order.
     """
 
     def __init__(
@@ -61,8 +61,7 @@ class Watch:
         self.processes: "int | None" = limits.get("processes")
         self.cpu: "float | None" = limits.get("cpu")
         self.peak = self.tasks = 0
-        self.exceeded = ""
-        self.observed = 0.0
+        self.exceeded: "dict[str, float]" = {}
         self._memfds = Memfds(given)
         self._base = base
         self._box = 2 * box
@@ -86,10 +85,10 @@ class Watch:
         # Too many may multiply faster than they can be counted.
         found = processes.tree(roots, sys.maxsize if self.processes is None else self.processes)
         self._add_missed(found)
-        tasks = sum(stat.threads for stat in found.values())
-        if self.processes is not None and tasks > self.processes:
+        tasks = _living(found)
+        if self.processes is not None and max(tasks, len(found) - processes.MOST_ENDED) > self.processes:
             self.tasks = max(self.tasks, tasks)
-            self._exceed("processes", tasks)
+            self.exceeded.setdefault("processes", tasks)
             return time.monotonic() + SHORTEST
         if self.processes is not None and tasks > max(1, self._tasks_before) and self._put_off < _MOST_PUT_OFF:
             # Memory of a process that is forking may not be seen before it gets to run again, and there may be ever more.
@@ -109,15 +108,11 @@ class Watch:
                 self._check_cpu(found, reaped_cpu),
                 self._check_memory(found, held, memfds, until),
             )
-        calm = tasks <= sum(stat.threads for stat in self._before.values()) and held <= self._held_before + (self.memory or 0) // 64
+        calm = tasks <= _living(self._before) and held <= self._held_before + (self.memory or 0) // 64
         calm = calm and not (self._lender and self.memory is not None)
         self._before, self._held_before = found, held
         cost = time.thread_time() - begun
         return time.monotonic() + max(SHORTEST, room, min(IDLE, (_WHILE_CALM if calm else _WHILE_GROWING) * cost))
-
-    def _exceed(self, limit: str, observed: float) -> None:
-        if not self.exceeded:
-            self.exceeded, self.observed = limit, observed
 
     def _check_tasks(self, tasks: int) -> float:
         if self.processes is None:
@@ -131,7 +126,7 @@ class Watch:
         self._find_lost_cpu(found, credited)
         used = self._lost_cpu + credited + sum(stat.ticks for stat in found.values()) * _TICK
         if used >= self.cpu:
-            self._exceed("cpu", used)
+            self.exceeded.setdefault("cpu", used)
         return max(_TICK, (self.cpu - used) / (posix.cpu_count() or 1))
 
     def _find_lost_cpu(self, found: "dict[int, processes.Stat]", credited: float) -> None:
@@ -180,7 +175,7 @@ class Watch:
                 held = measured
                 self.peak = max(self.peak, held)
                 if held > allowed:
-                    self._exceed("memory", held - self._box)
+                    self.exceeded.setdefault("memory", held - self._box)
         return (allowed - held) / _FASTEST_GROWTH
 
     def _is_still(self, held: int, allowed: int) -> bool:
@@ -233,6 +228,11 @@ class Memfds:
                 self._known[found.st_ino] = path
         except OSError:
             pass
+
+
+def _living(found: "dict[int, processes.Stat]") -> int:
+    """Processes and threads; those that have ended wait only for somebody to ask what became of them."""
+    return sum(stat.threads for stat in found.values() if not stat.ended)
 
 
 def _descriptors(found: "Iterable[processes.Stat]") -> "Iterator[str]":
