@@ -89,6 +89,22 @@ def test_terminate_lets_the_function_have_its_say() -> None:
         assert not delivery.cancelled()
 
 
+def test_terminate_gives_no_more_time_than_there_is() -> None:
+    def deaf() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("deaf", flush=True)
+        time.sleep(100)
+
+    heard: list[bytes] = []
+    with DeliveryExecutor(2, output=lambda stream, data: heard.append(data)) as executor:
+        beside = executor.submit(deliver(timeout=60)(time.sleep), 12)
+        delivery = executor.submit(deliver(timeout=2, grace=1)(deaf))
+        assert conftest.wait_until(lambda: heard)
+        delivery.terminate(grace=50)
+        assert delivery.receipt(40).verdict is Verdict.CANCELLED
+        assert beside.cancel()
+
+
 def test_a_session_that_cannot_be_opened_fails_all_that_wait() -> None:
     with DeliveryExecutor(2, transport="no-such-command-anywhere") as executor:
         futures = [executor.submit(add, n) for n in range(5)]

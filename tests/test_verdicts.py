@@ -759,6 +759,17 @@ def test_processes_that_have_ended_are_none_to_be_counted() -> None:
     assert not watched.exceeded and watched.tasks == 1
 
 
+def test_an_answer_that_is_only_announced_is_not_waited_for_behind_other_output() -> None:
+    def work() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(3, b"R" + (60 << 20).to_bytes(8, "big"))
+        while True:
+            os.write(1, b"x" * 65536)
+
+    slow = deliver(timeout=1, grace=0.5, output=lambda stream, data: time.sleep(0.002))
+    assert slow(work).run().verdict is Verdict.TIMEOUT
+
+
 def test_signal_of_its_own_just_before_the_limit_is_not_the_limit() -> None:
     def work() -> None:
         while time.process_time() < 0.97:

@@ -26,8 +26,7 @@ def hear(keeper: "supervisor.Supervisor", number: int, what: bytes) -> None:
                 call.interrupts += 1
         elif what.startswith(b"terminate"):
             if not call.ending:
-                call.setup["grace"] = float(what.split()[-1]) if b" " in what else call.setup["grace"]
-                _ask(call, "cancelled", _signal.SIGTERM)
+                _ask(call, "cancelled", _signal.SIGTERM, float(what.split()[-1]) if b" " in what else float(call.setup["grace"]))
         elif what == b"kill":
             end(call, "cancelled")
 
@@ -64,9 +63,13 @@ def end(call: "ledger.Call", reason: str) -> None:
     system.kill_quietly(call.pid, system.SIGKILL)
 
 
-def _ask(call: "ledger.Call", reason: str, number: int) -> None:
+def _ask(call: "ledger.Call", reason: str, number: int, grace: float) -> None:
     call.ending = reason
-    call.deadline = time.monotonic() + float(call.setup["grace"])
+    due = time.monotonic() + grace
+    if call.deadline is not None and reason != "timeout":
+        # The near side waits no longer than that.
+        due = min(due, call.deadline + (0.0 if call.late else float(call.setup["grace"])))
+    call.deadline = due
     system.kill_quietly(call.pid, number)
 
 
@@ -76,6 +79,7 @@ def check(keeper: "supervisor.Supervisor", call: "ledger.Call", now: float) -> N
         _look_after(keeper, call)
     if call.deadline is None or now < call.deadline:
         return
+    grace = float(call.setup["grace"])
     if call.setup["template"] and call.answered:
         call.deadline = None
     elif call.settled or call.ending:
@@ -83,11 +87,12 @@ def check(keeper: "supervisor.Supervisor", call: "ledger.Call", now: float) -> N
         call.deadline = None
         system.kill_quietly(call.pid, system.SIGKILL)
     elif not _has_answered(keeper, call):
-        _ask(call, "timeout", _signal.SIGTERM)
-    elif not call.late or keeper.relay.paused:
-        # The function was in time; a slow line is not its fault.
-        call.late = True
-        call.deadline = now + max(1.0, float(call.setup["grace"]))
+        _ask(call, "timeout", _signal.SIGTERM, grace)
+    elif not call.late or (keeper.relay.paused and call.chatter <= call.chatter_before):
+        # The function was in time; a line that is slow is not its fault, as long as it is not busy with what else it writes.
+        if not call.late:
+            call.late, call.chatter_before = True, call.chatter
+        call.deadline = now + max(1.0, grace)
     else:
         end(call, "timeout")
 
@@ -122,4 +127,4 @@ def _look_after(keeper: "supervisor.Supervisor", call: "ledger.Call") -> None:
         # What grows is not asked: it would go on growing.
         end(call, next(iter(watched.exceeded)))
     elif not call.ending:
-        _ask(call, "cpu", _signal.SIGXCPU)
+        _ask(call, "cpu", _signal.SIGXCPU, float(call.setup["grace"]))

@@ -28,14 +28,16 @@ class Call:
         # Whether large pieces of its answer are announced, whether by a socket, and whether that has been asked for.
         self.announced = self.by_socket = self.asked = False
         # Bytes of each stream so far.
-        self.seen = {"stdout": 0, "stderr": 0}
+        self.seen = {"stdout": 0, "stderr": 0, "reply": 0}
         # Of the answer: the head of the present record, and bytes of it that are to come.
         self.head = b""
         self.of_record = 0
         # Whether the near side knows that the function has returned, and that nothing will be made of it any more.
         self.settled = False
         self.held = b""
+        # Whether its answer had begun but not come when its time was over; and how much else it had written by then.
         self.late = False
+        self.chatter_before = 0
         self.started = 0.0
         self.deadline: "float | None" = None
         # When to look at what the call uses; the watch begins with the first look, which most calls do not live to see.
@@ -110,6 +112,11 @@ class Call:
         """Whether nothing that is still to come can make something else of a call that has returned."""
         setup = self.setup
         return bool(setup["shared"]) and not (setup["template"] or self.ending or self.settled or setup["most_output"] is not None)
+
+    @property
+    def chatter(self) -> int:
+        """Bytes of what it has written besides its answer, less those of that."""
+        return self.seen["stdout"] + self.seen["stderr"] - self.seen["reply"]
 
     @property
     def overflows(self) -> bool:

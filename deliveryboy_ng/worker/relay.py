@@ -86,8 +86,8 @@ class Relay:
             self._pause(True)
 
     def _take_down(self, call: "ledger.Call", stream: str, data: bytes) -> None:
+        call.seen[stream] += len(data)
         if stream != "reply":
-            call.seen[stream] += len(data)
             self._channel.send(_STREAMS[stream], call.number, data)
             return
         if call.settled:
