@@ -17,6 +17,12 @@ def identity(x: Any) -> Any:
     return x
 
 
+def refuse(size: int) -> None:
+    # fmt: off
+    if size: raise MemoryError("mine")  # noqa: E701
+    # fmt: on
+
+
 def processes() -> tuple[int, int]:
     return os.getpid(), os.getppid()
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import conftest
 import pytest
+from calls import refuse
 
 from deliveryboy_ng import (
     CallDied,
@@ -530,6 +531,49 @@ def own_value_error() -> None:
     raise ValueError("mine")
 
 
+def read_nothing() -> None:
+    for _ in range(3):
+        if os.fork() == 0:
+            time.sleep(100)
+    end, _ = os.pipe()
+    os.set_blocking(end, False)
+    os.read(end, 1)
+
+
+def open_beyond_its_own_limit() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (10, 10))
+    while True:
+        os.dup(0)
+
+
+def write_beyond_its_own_limit() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+    os.ftruncate(os.memfd_create("mine"), 11)
+
+
+def map_too_often() -> None:
+    while True:
+        # No two of them can be joined to one.
+        _maps.append(mmap.mmap(-1, 4096, mmap.MAP_SHARED))
+
+
+_maps: list[mmap.mmap] = []
+
+
+@pytest.mark.parametrize(
+    "function, number",
+    [
+        (read_nothing, errno.EAGAIN),
+        (open_beyond_its_own_limit, errno.EMFILE),
+        (write_beyond_its_own_limit, errno.EFBIG),
+        (map_too_often, errno.ENOMEM),
+    ],
+)
+def test_what_the_kernel_refuses_for_another_reason_is_no_limit_of_ours(function: Any, number: int) -> None:
+    receipt = deliver(limits=Limits(memory="2G", processes=6, open_files=200, file_size="1M"))(function).run()
+    assert receipt.verdict is Verdict.RAISED and getattr(receipt.exception, "errno", 0) == number
+
+
 def test_memory_that_a_foreign_limit_refused_is_not_ours() -> None:
     limited = Command(["sh", "-c", 'ulimit -v 700000; exec "$@"', "sh"])
     receipt = deliver(transport=limited, limits=Limits(memory="8G"))(lambda: len(bytearray(1 << 30))).run()
@@ -605,15 +649,11 @@ def test_memory_that_a_pool_worker_was_refused_is_the_limits() -> None:
         import multiprocessing
 
         with multiprocessing.Pool(1) as workers:
-            return workers.map(_raise_memory_error if own else bytearray, [500 * MEBIBYTE])
+            return workers.map(refuse if own else bytearray, [500 * MEBIBYTE])
 
     far = deliver(limits=Limits(memory="256M"), timeout=20)(pool)
     assert far.run(False).verdict is Verdict.MEMORY_LIMIT
-    assert far.run(True).verdict is Verdict.RAISED
-
-
-def _raise_memory_error(size: int) -> None:
-    raise MemoryError("mine")
+    assert far.run(True).verdict is Verdict.RAISED and str(far.run(True).exception) == "mine"
 
 
 def test_answer_that_cannot_be_packed_for_want_of_memory_says_so() -> None:

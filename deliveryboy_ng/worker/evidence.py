@@ -31,12 +31,11 @@ def _cause(error: BaseException) -> str:
     if _was_raised_by_a_statement(error):
         return ""
     code = error.errno if isinstance(error, OSError) else None
-    if "file_size" in limits.asked and code == 27:  # EFBIG
-        return "file_size"
-    if "open_files" in limits.asked and code == 24:  # EMFILE
-        return "open_files"
+    for number, name, rlimit in ((27, "file_size", "FSIZE"), (24, "open_files", "NOFILE")):  # EFBIG, EMFILE
+        if code == number and name in limits.asked:
+            return name if _still_stands(rlimit, limits.asked[name]) else ""
     if isinstance(error, MemoryError) or code == 12 or is_unsaid(error):  # ENOMEM
-        return _scarcest_memory(sys.maxsize)
+        return "" if _most_mappings_are_taken() else _scarcest_memory(sys.maxsize)
     no_thread = type(error) is RuntimeError and error.args == ("can't start new thread",)
     if no_thread:
         # Its stack comes first.
@@ -51,6 +50,23 @@ def _cause(error: BaseException) -> str:
 def is_unsaid(error: BaseException) -> bool:
     """Whether the interpreter had not even the memory for a MemoryError, as can happen where a frame does not fit."""
     return type(error) is SystemError and error.args == ("error return without exception set",)
+
+
+def _still_stands(rlimit: str, ours: int) -> bool:
+    """Whether the function has not set a lower one."""
+    import resource
+
+    soft = resource.getrlimit(getattr(resource, "RLIMIT_" + rlimit))[0]
+    return soft < 0 or soft >= ours
+
+
+def _most_mappings_are_taken() -> bool:
+    """Whether the kernel refuses more of them, however small."""
+    try:
+        most = int(system.read("/proc/sys/vm/max_map_count"))
+        return sum(piece.count(b"\n") for piece in system.pieces("/proc/self/maps", most * 300)) > most - _FEW_MAPPINGS
+    except (OSError, ValueError):
+        return False
 
 
 def _scarcest_memory(needed: int) -> str:
@@ -84,9 +100,29 @@ def _most_processes_are_taken() -> bool:
 
 
 def _comes_from_fork(error: BaseException) -> bool:
-    """Whether the frame that failed starts processes: a socket that has nothing to read says EAGAIN as well."""
+    """Whether what failed starts processes: a socket that has nothing to read says EAGAIN as well."""
     traceback = _last(error)
-    return traceback is None or bool(_FORKS & set(traceback.tb_frame.f_code.co_names))
+    if traceback is None:
+        return True
+    code = traceback.tb_frame.f_code
+    return bool(_FORKS & set(code.co_names)) and bool(_FORKS & _names_at(code, traceback.tb_lasti))
+
+
+def _names_at(code: "Any", place: int) -> "set[object]":
+    """Names that the instruction there calls, or that are in its line where it is not known where in that it stands."""
+    try:
+        import dis
+    except Exception:
+        return set(code.co_names)
+    line, found, here = 0, [], (0, 0)
+    for each in dis.get_instructions(code):
+        line = each.starts_line or line
+        position = getattr(each, "positions", None)
+        start = (line, 0) if position is None else (position.lineno, position.col_offset)
+        found.append((start, each.argval))
+        if each.offset == place:
+            here = start
+    return {name for start, name in found if start == here and isinstance(name, str)}
 
 
 def _was_raised_by_a_statement(error: BaseException) -> bool:
@@ -95,9 +131,18 @@ def _was_raised_by_a_statement(error: BaseException) -> bool:
         return False
     if _RAISED_ELSEWHERE.get(type(error.__cause__).__name__):
         # A pool raises here again what was raised in another process, of which a text tells.
-        lines = [line for line in str(error.__cause__).splitlines() if line.startswith("    ")]
-        return bool(lines) and lines[-1].split()[0] == "raise"
+        return _shows_a_raise(str(error.__cause__))
     return bool(_instruction(traceback) == _RAISE)
+
+
+def _shows_a_raise(text: str) -> bool:
+    """Whether a traceback ends in a ``raise`` statement: in what is underlined, or in a line of nothing else."""
+    source, underlined = [*text.rpartition('\n  File "')[2].splitlines()[1:], "", ""][:2]
+    if sys.version_info < (3, 11) and ": raise " in source:
+        return True
+    if underlined.startswith("    ") and not underlined.strip("^~ "):
+        source = source[len(underlined) - len(underlined.lstrip()) :]
+    return source.replace("(", " ").split()[:1] == ["raise"]
 
 
 def _instruction(traceback: "Any") -> int:
@@ -112,6 +157,8 @@ def _last(error: BaseException) -> "Any":
     return traceback
 
 
+# A process whose last mappings were refused may have given some back.
+_FEW_MAPPINGS = 64
 # Known without importing opcode: there may be no descriptor left to open a file with.
 _RAISED_ELSEWHERE = {"RemoteTraceback": True, "_RemoteTraceback": True}
 try:
