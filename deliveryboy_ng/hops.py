@@ -121,7 +121,7 @@ def _no_greeting(failure: Failure) -> DeliveryTransportError:
 
 def _error(kind: type[DeliveryTransportError], failure: Failure, hop: str, what: str) -> DeliveryTransportError:
     return kind(
-        f"{hop}: {what}\n{evidence(failure.argv, failure.returncode, failure.stderr, failure.noise)}",
+        f"{printable(hop)}: {printable(what)}\n{evidence(failure.argv, failure.returncode, failure.stderr, failure.noise)}",
         hop=hop,
         argv=failure.argv,
         returncode=failure.returncode,
@@ -132,7 +132,7 @@ def _error(kind: type[DeliveryTransportError], failure: Failure, hop: str, what:
 def evidence(argv: Sequence[str], returncode: int | None, stderr: str, noise: bytes = b"") -> str:
     """What a reader of the message needs to look further: command, end, last words."""
     shown = [word if len(word) < 200 else "..." for word in argv]
-    lines = [f"  command: {' '.join(shown)}"]
+    lines = [f"  command: {printable(' '.join(shown))}"]
     if returncode is not None:
         lines.append(f"  ended:   {ending_in_words(returncode)}")
     if stderr.strip():

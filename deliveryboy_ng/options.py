@@ -63,7 +63,7 @@ class Options:
 
     transport: Any = None
     transport_params: Sequence[str] = ()
-    executable: str | None = None
+    executable: str | os.PathLike[str] | None = None
     asynchronous: bool = False
     discard_excess: bool = True
     timeout: float | None = None
@@ -99,8 +99,9 @@ class Options:
         put(self, "accepts", _checked_accepts(self.accepts))
         put(self, "max_output", parse_size("max_output", self.max_output))
         put(self, "max_reply", None if self.max_reply is None else parse_size("max_reply", self.max_reply))
-        if self.cwd is not None:
-            put(self, "cwd", _checked_path("cwd", self.cwd))
+        for name in ("cwd", "executable"):
+            if getattr(self, name) is not None:
+                put(self, name, _checked_path(name, getattr(self, name)))
         self._check_times()
         self._check_rest()
         self._check_rights()
@@ -122,8 +123,6 @@ class Options:
         if not isinstance(self.input, (bytes, bytearray, memoryview)):
             raise DeliveryOptionError(f"input must be bytes, not {type(self.input).__name__}; encode text first")
         object.__setattr__(self, "input", bytes(self.input))
-        if self.executable is not None and (not isinstance(self.executable, str) or not self.executable):
-            raise DeliveryOptionError(f"executable must be the path or name of a Python interpreter, not {self.executable!r}")
         if self.output not in (None, "live", "capture", "discard") and not callable(self.output):
             raise DeliveryOptionError(f'output must be "live", "capture", "discard" or a callable, not {self.output!r}')
         if inspect.iscoroutinefunction(self.output):
@@ -211,7 +210,7 @@ class Options:
     @property
     def executables(self) -> tuple[str, ...]:
         """The interpreters to try, in order."""
-        return (self.executable,) if self.executable else default_executables(self.chain)
+        return (str(self.executable),) if self.executable else default_executables(self.chain)
 
     def as_bytes(self) -> bytes:
         """For a far side that delivers further; a callable for the output stays behind, and classes travel on their own."""

@@ -287,6 +287,22 @@ def test_interpreter_too_old(version: Any) -> None:
     assert f"Python {version[0]}.{version[1]}" in str(error) or version[0] == 2
 
 
+@pytest.mark.parametrize("executable", ["/bin/py\0thon", "/bin/py\ud800thon", "", 3])
+def test_nonsense_as_an_interpreter_is_refused(executable: Any) -> None:
+    with pytest.raises(DeliveryOptionError, match="executable"):
+        deliver(executable=executable)
+
+
+@pytest.mark.parametrize("transport", [None, "env", Command(["/nonexistent/\udcff\x1b"])])
+def test_errors_show_what_no_terminal_can(transport: Any) -> None:
+    error = error_of(transport=transport, executable="/nonexistent/\udcff\x1b/python")
+    assert str(error).encode() and "\\udcff" in str(error) and "\x1b" not in str(error)
+
+
+def test_an_interpreter_may_be_a_path_object() -> None:
+    assert deliver(executable=Path(sys.executable))(lambda: 1).run().executable == sys.executable
+
+
 def test_command_of_a_hop_missing() -> None:
     error = error_of(transport=[conftest.need_sudo(), Command(["/nonexistent/hop", "-x"])])
     assert isinstance(error, TransportNotFound) and "/nonexistent/hop" in str(error)
