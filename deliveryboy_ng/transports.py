@@ -410,7 +410,15 @@ class Command(Transport):
             raise DeliveryOptionError("Command: an empty list names no command")
 
     def wrap(self, argv: Sequence[str]) -> list[str]:
-        return [*self.argv, shlex.join(argv)] if self.shell else [*self.argv, *argv]
+        if self.shell:
+            return [*self.argv, shlex.join(argv)]
+        setting = {"env", "sudo"}.intersection(map(os.path.basename, self.argv))
+        if setting and "=" in argv[0]:
+            raise DeliveryOptionError(
+                f"{self.name}: {min(setting)} would take {argv[0]!r} for a variable to set; "
+                "name an interpreter by executable= whose path has no = in it"
+            )
+        return [*self.argv, *argv]
 
     @property
     def name(self) -> str:

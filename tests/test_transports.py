@@ -303,6 +303,13 @@ def test_an_interpreter_may_be_a_path_object() -> None:
     assert deliver(executable=Path(sys.executable))(lambda: 1).run().executable == sys.executable
 
 
+def test_an_interpreter_that_would_be_taken_for_a_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/data/a=b/python")
+    for transport in ("env", "sudo", Command(["nice", "/usr/bin/env", "-i"])):
+        with pytest.raises(DeliveryOptionError, match="variable to set"):
+            deliver(transport=transport)(lambda: 1)()
+
+
 def test_command_of_a_hop_missing() -> None:
     error = error_of(transport=[conftest.need_sudo(), Command(["/nonexistent/hop", "-x"])])
     assert isinstance(error, TransportNotFound) and "/nonexistent/hop" in str(error)
