@@ -198,7 +198,7 @@ def _path(name: str, value: Any) -> str:
     except (TypeError, UnicodeError):
         raise DeliveryOptionError(f"Confinement: {name}: {value!r} is no path") from None
     if not os.path.isabs(path) or "\0" in path:
-        raise DeliveryOptionError(f"Confinement: {name}: {value!r} must be an absolute path, such as {os.path.abspath('x')!r}")
+        raise DeliveryOptionError(f"Confinement: {name}: {value!r} must be an absolute path, such as '/data'")
     return plain(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import os
@@ -366,7 +367,11 @@ def _usage(account: Account | None, sent: int, received: int) -> Usage:
 
 def _import_path() -> list[str]:
     """``sys.path``, and where this library lies: an editable install of it is found by a hook that stays behind."""
-    path = [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]
+    path = []
+    for entry in sys.path:
+        # The working directory, for which an empty entry stands, may have been removed.
+        with contextlib.suppress(FileNotFoundError):
+            path += [os.path.abspath(entry)] if isinstance(entry, str) else []
     home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     return path if home in path else [*path, home]
 

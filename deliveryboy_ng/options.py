@@ -102,6 +102,8 @@ class Options:
         for name in ("cwd", "executable"):
             if getattr(self, name) is not None:
                 put(self, name, _checked_path(name, getattr(self, name)))
+        if self.cwd is not None and str(self.cwd).startswith("~"):
+            raise DeliveryOptionError(f"cwd: {self.cwd!r} starts with a ~, which is not expanded: name the folder in full")
         self._check_times()
         self._check_rest()
         self._check_rights()

@@ -28,6 +28,7 @@ import deliveryboy_ng
 from deliveryboy_ng import (
     CallCancelled,
     Command,
+    Confinement,
     Delivery,
     DeliveryBoy,
     DeliveryBoyDecorator,
@@ -315,6 +316,7 @@ def test_unknown_option_is_refused_with_a_suggestion(given: dict[str, Any], hint
         {"transport": "env", "transport_params": "-u HOME"},
         {"transport": "env", "transport_params": 3},
         {"async": True, "asynchronous": False},
+        {"cwd": "~/data"},
     ],
 )
 def test_nonsense_is_refused_before_anything_runs(given: dict[str, Any]) -> None:
@@ -354,6 +356,15 @@ def test_wrong_calls_are_refused_and_no_others(parameters: str) -> None:
             except TypeError:
                 outcomes.append(TypeError)
         assert outcomes[0] == outcomes[1], (number, names)
+
+
+def test_a_working_directory_that_was_removed_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend("")
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert deliver(cwd="/")(os.getcwd)() == "/"
+    with pytest.raises(DeliveryOptionError, match="absolute"):
+        Confinement(read=["x"])
 
 
 def test_wrong_arguments_are_a_type_error_here() -> None:
