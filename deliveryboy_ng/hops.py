@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from .exceptions import (
     TransportRefused,
 )
 from .receipt import ending_in_words, printable
-from .transports import Transport
+from .transports import Command, Transport
 
 __all__ = ["Failure", "diagnose"]
 
@@ -73,11 +74,15 @@ _MISSING = (
     r"|(?:env|nice|setpriv|chroot|timeout|nsenter|setsid|stdbuf|prlimit|runuser|su|nohup): (?:failed to (?:execute|run command) |)"
     r"[\u2018'\"]?(?P<e>@)[\u2019'\"]?: (?:No such file|Permission denied)"
     r"|(?:command not found|[Uu]nknown command): (?P<g>@)$"
+    r"|executable file [`'\"]?(?P<h>@)[`'\"]? not found"
+    r"|exec: [`'\"](?P<i>@)[`'\"]: (?:stat |executable file not found|permission denied|is a directory)"
     r"|(?:^|: )(?P<f>@): (?:command not found|not found|No such file or directory|Permission denied)$)"
 )
 _BROKEN = re.compile(
     r"Fatal Python error|No module named '?encodings|could not find platform|Failed to import (?:the )?(?:site|encodings)"
 )
+_OF_SHELLS = re.compile("syntax error|Syntax error|parse error")
+_IN_CONTAINER = "; a container has files of its own: name one with executable=, or say Command(..., elsewhere=True)"
 
 
 def diagnose(failure: Failure) -> DeliveryTransportError:
@@ -91,10 +96,11 @@ def diagnose(failure: Failure) -> DeliveryTransportError:
     missing = _missing(failure.executable).search(said)
     if missing and failure.waited is None:
         name = next(group for group in missing.groups() if group)
-        return not_found(failure, name, _line_of(said, missing.start(missing.lastgroup or 0)))
+        line = _line_of(said, missing.start(missing.lastgroup or 0))
+        return not_found(failure, name, line + (_IN_CONTAINER if missing.lastgroup in ("h", "i") else ""))
     if _BROKEN.search(said):
         return _error(InterpreterNotFound, failure, failure.executable, f"the interpreter {failure.executable} does not start")
-    return _no_greeting(failure)
+    return _no_greeting(failure, said)
 
 
 def _missing(executable: str) -> re.Pattern[str]:
@@ -111,11 +117,14 @@ def not_found(failure: Failure, name: str, words: str) -> DeliveryTransportError
     return _error(TransportNotFound, failure, _hop_named(failure, name), f"the command {name} cannot be started: {words}")
 
 
-def _no_greeting(failure: Failure) -> DeliveryTransportError:
+def _no_greeting(failure: Failure, said: str) -> DeliveryTransportError:
     if failure.waited is not None:
         what = f"the far side did not greet within {failure.waited:g} seconds"
     else:
         what = f"the transport ended before the far side greeted ({ending_in_words(failure.returncode)})"
+    for hop in failure.chain:
+        if isinstance(hop, Command) and not hop.shell and (os.path.basename(hop.argv[0]) == "ssh" or _OF_SHELLS.search(said)):
+            what += f"; if a shell reads what is put behind {hop.name}, say Command(..., shell=True); for ssh there is Ssh(host)"
     return _error(HandshakeError, failure, failure.chain[0].name, what)
 
 

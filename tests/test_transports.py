@@ -325,6 +325,28 @@ def test_something_else_answers() -> None:
     assert "this is no python" in str(error) and "grumble" in str(error) and "exit code 7" in str(error)
 
 
+def test_a_command_line_that_a_shell_has_read_is_hinted_at(tmp_path: Path) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\nshift; exec sh -c "$*"\n')
+    ssh.chmod(0o755)
+    error = error_of(transport=Command([ssh, "web1"]))
+    assert isinstance(error, HandshakeError) and "shell=True" in str(error) and "Ssh(host)" in str(error)
+    assert deliver(transport=Command([ssh, "web1"], shell=True))(lambda: 1)() == 1
+
+
+def test_another_interpreter_is_tried_in_a_container(tmp_path: Path) -> None:
+    podman = tmp_path / "podman"
+    podman.write_text(
+        '#!/bin/sh\nshift 2; case "$1" in /*) echo "Error: crun: executable file \\`$1\\` not found: No such file" >&2; exit 127;; esac\n'
+        'exec "$@"\n'
+    )
+    podman.chmod(0o755)
+    transport = Command([podman, "exec", "box"])
+    assert not deliver(transport=transport)(lambda: 1).run().executable.startswith("/")
+    error = error_of(transport=transport, executable="/opt/python")
+    assert isinstance(error, InterpreterNotFound) and "elsewhere=True" in str(error)
+
+
 def test_nothing_answers() -> None:
     error = error_of(transport=Command(["sh", "-c", "echo prompt; exec sleep 1000"]), connect_timeout=1)
     assert isinstance(error, HandshakeError) and "within 1 seconds" in str(error) and "prompt" in str(error)
@@ -363,6 +385,16 @@ def test_endless_noise_instead_of_a_greeting_is_bounded() -> None:
         ("unshare: failed to execute python3: No such file or directory\n", InterpreterNotFound),
         ("bwrap: setting up uid map: Permission denied\n", TransportRefused),
         ("bwrap: execvp python3: No such file or directory\n", InterpreterNotFound),
+        (
+            "Error: crun: executable file `python3` not found in $PATH: No such file or directory: OCI runtime\n",
+            InterpreterNotFound,
+        ),
+        (
+            'OCI runtime exec failed: exec failed: unable to start container process: exec: "python3": executable file not found in '
+            "$PATH: unknown\n",
+            InterpreterNotFound,
+        ),
+        ('exec failed: exec: "/opt/x/python3": stat /opt/x/python3: no such file or directory: unknown\n', InterpreterNotFound),
         ("Fatal Python error: init_fs_encoding: failed to get the Python codec\n", InterpreterNotFound),
         ("", HandshakeError),
     ],
