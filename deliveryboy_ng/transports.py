@@ -161,6 +161,8 @@ class Sudo(Transport):
 # Seconds between questions to a host that says nothing.
 _ALIVE = 15
 _LONGEST = 1_000_000_000
+# Characters of a command that is shown whole.
+_MOST_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -422,7 +424,8 @@ class Command(Transport):
 
     @property
     def name(self) -> str:
-        return " ".join(self.argv[:3])
+        text = " ".join(self.argv)
+        return text if len(text) <= _MOST_SHOWN else f"{self.argv[0]} ... {self.argv[-1][:_MOST_SHOWN]}"
 
 
 def chain_of(transport: object, params: Sequence[str] = ()) -> tuple[Transport, ...]:

@@ -104,6 +104,13 @@ def test_chain_nests_from_the_outside_in() -> None:
     assert wrap(chain, PYTHON) == [*Ssh("h").wrap(inner)]
 
 
+def test_a_command_is_known_by_what_tells_it_from_others() -> None:
+    assert chain_of("setpriv --reuid 65534 --clear-groups")[0].name == "setpriv --reuid 65534 --clear-groups"
+    assert (
+        chain_of("ssh", ["-F", "/a/long/way/to/the/configuration/of/ssh", "-o", "BatchMode=yes", "web1"])[0].name == "ssh ... web1"
+    )
+
+
 def test_strings_mean_what_they_did() -> None:
     assert chain_of("sudo", ["-u", "x"]) == (Command(("sudo", "-u", "x")),)
     assert chain_of(None) == (Local(),)
