@@ -106,6 +106,7 @@ class Options:
             raise DeliveryOptionError(f"cwd: {self.cwd!r} starts with a ~, which is not expanded: name the folder in full")
         self._check_times()
         self._check_rest()
+        self._check_output()
         self._check_rights()
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -125,19 +126,27 @@ class Options:
         if not isinstance(self.input, (bytes, bytearray, memoryview)):
             raise DeliveryOptionError(f"input must be bytes, not {type(self.input).__name__}; encode text first")
         object.__setattr__(self, "input", bytes(self.input))
-        if self.output not in (None, "live", "capture", "discard") and not callable(self.output):
-            raise DeliveryOptionError(f'output must be "live", "capture", "discard" or a callable, not {self.output!r}')
-        if inspect.iscoroutinefunction(self.output):
-            raise DeliveryOptionError(f"output is called, not awaited, for what has come; {self.output!r} must be a plain function")
         if self.umask is not None and not (type(self.umask) is int and 0 <= self.umask <= 0o777):
             raise DeliveryOptionError(f"umask must be a number from 0 to 0o777, not {self.umask!r}")
-        if self.overflow not in ("cut", "kill"):
-            raise DeliveryOptionError(f'overflow must be "cut" or "kill", not {self.overflow!r}')
         for name in ("asynchronous", "discard_excess", "keep_children"):
             if not isinstance(getattr(self, name), bool):
                 raise DeliveryOptionError(f"{name} must be true or false, not {getattr(self, name)!r}")
         if self.keep_children and (guard_of(self.chain) == "pid namespace" or self.confinement is not None):
             raise DeliveryOptionError("keep_children: a pid namespace ends with the call, and all its processes with it")
+
+    def _check_output(self) -> None:
+        put = object.__setattr__
+        if self.output not in (None, "live", "capture", "discard") and not callable(self.output):
+            raise DeliveryOptionError(f'output must be "live", "capture", "discard" or a callable, not {self.output!r}')
+        if inspect.iscoroutinefunction(self.output):
+            raise DeliveryOptionError(f"output is called, not awaited, for what has come; {self.output!r} must be a plain function")
+        if self.overflow not in ("cut", "kill"):
+            raise DeliveryOptionError(f'overflow must be "cut" or "kill", not {self.overflow!r}')
+        put(self, "overflow", plain(self.overflow))
+        if isinstance(self.output, str):
+            put(self, "output", plain(self.output))
+        if self.asynchronous and (callable(self.output) or self.overflow == "kill"):
+            raise DeliveryOptionError("asynchronous=True sends the output to /dev/null, which no output= and no overflow= will see")
 
     def _check_rights(self) -> None:
         if not isinstance(self.limits, Limits):
@@ -147,7 +156,7 @@ class Options:
         if self.confinement is not None:
             # Refuses what contradicts the transports.
             confined(self.chain, self.confinement)
-        if self.trust not in (None, True, False):
+        if self.trust is not None and not isinstance(self.trust, bool):
             raise DeliveryOptionError(f"trust must be True, False or None, not {self.trust!r}")
 
     @classmethod
@@ -272,7 +281,7 @@ def _checked_modules(modules: object) -> tuple[str, ...]:
             for name in names:
                 if name.partition(".")[0] in sys.stdlib_module_names:
                     raise DeliveryOptionError(f"modules: {name} belongs to the standard library, which never travels")
-            return names
+            return tuple(map(plain, names))
     raise DeliveryOptionError(f'modules must be "auto" or a list of module names, not {modules!r}')
 
 

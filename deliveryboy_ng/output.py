@@ -52,7 +52,7 @@ class Sink:
     """
 
     def __init__(self, mode: str | Callable[[str, bytes], object], limit: int) -> None:
-        self._captures = {name: Capture(0 if mode == "discard" else limit) for name in ("stdout", "stderr")}
+        self._captures = {} if mode == "discard" else {name: Capture(limit) for name in ("stdout", "stderr")}
         self.last_words = bytearray()
         self._hand_over: Callable[[str, bytes], object] | None = None
         self._live = Live() if mode == "live" else None
@@ -62,7 +62,8 @@ class Sink:
             self._hand_over = mode
 
     def write(self, stream: str, data: bytes) -> None:
-        self._captures[stream].add(data)
+        if self._captures:
+            self._captures[stream].add(data)
         if stream == "stderr":
             self.last_words += data[-_LAST_WORDS:]
             del self.last_words[:-_LAST_WORDS]
@@ -75,7 +76,7 @@ class Sink:
             self._live.finish()
 
     def captured(self, stream: str) -> bytes:
-        return self._captures[stream].value()
+        return self._captures[stream].value() if self._captures else b""
 
     @property
     def truncated(self) -> tuple[str, ...]:

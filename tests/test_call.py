@@ -317,6 +317,9 @@ def test_unknown_option_is_refused_with_a_suggestion(given: dict[str, Any], hint
         {"transport": "env", "transport_params": 3},
         {"async": True, "asynchronous": False},
         {"cwd": "~/data"},
+        {"trust": 0.0},
+        {"asynchronous": True, "output": print},
+        {"asynchronous": True, "overflow": "kill", "max_output": 10},
     ],
 )
 def test_nonsense_is_refused_before_anything_runs(given: dict[str, Any]) -> None:
