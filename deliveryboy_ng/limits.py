@@ -108,6 +108,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if isinstance(value, (str, int)) and not isinstance(value, bool):
+                put(self, name, plain(value) if isinstance(value, str) else int(value))
         if self.cpu_affinity is not None:
             put(self, "cpu_affinity", _processors(self.cpu_affinity))
         put(self, "rlimits", MappingProxyType(_checked_rlimits(self.rlimits)))

@@ -223,8 +223,14 @@ class Options:
         """The interpreters to try, in order."""
         return (str(self.executable),) if self.executable else default_executables(self.chain)
 
-    def as_bytes(self) -> bytes:
-        """For a far side that delivers further; a callable for the output stays behind, and classes travel on their own."""
+    def as_bytes(self) -> bytes | str:
+        """For a far side that delivers further, or why it cannot.
+
+        A callable for the output stays behind, and classes that are accepted travel on their own.
+        """
+        for kind in map(type, self.chain):
+            if kind.__module__ in ("__main__", "__mp_main__") or "<locals>" in kind.__qualname__:
+                return f"its transport {kind.__qualname__} stands in no module that can be imported there; move it into one"
         return pickle.dumps(dataclasses.replace(self, output=None if callable(self.output) else self.output, accepts=()))
 
 

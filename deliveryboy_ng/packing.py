@@ -456,7 +456,7 @@ def _reduce_binary_file(file: io.BufferedReader) -> Any:
 
 
 def reduce_runner(
-    func: Any, options: bytes, bound: tuple[Any, ...], accepts: tuple[type, ...], attributes: dict[str, Any]
+    func: Any, options: bytes | str, bound: tuple[Any, ...], accepts: tuple[type, ...], attributes: dict[str, Any]
 ) -> tuple[Any, ...]:
     """How a delivered function that another one refers to travels."""
     return standin.Runner, (), (func, options, bound, accepts, attributes)

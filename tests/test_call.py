@@ -256,6 +256,24 @@ def test_attributes_that_a_delivered_function_was_given_are_there_when_it_looks(
     assert me(1) == (5, True)
 
 
+def test_a_transport_that_cannot_be_imported_there_is_named_by_the_call_that_wants_it() -> None:
+    class Own(Local):
+        pass
+
+    inner = deliver(transport=Own())(lambda: 1)
+    me: Any = deliver(transport=Own())(lambda depth: me(depth - 1) if depth else "here")
+    assert me(1) == "here"
+    with pytest.raises(RuntimeError, match="its transport .*Own stands in no module"):
+        deliver(lambda: inner())()
+
+
+def test_kinds_of_text_in_options_arrive_as_text() -> None:
+    word = enum.StrEnum("Word", {"CUT": "cut", "CAPTURE": "capture", "MUCH": "1G"})  # type: ignore[misc]
+    limits = Limits(memory=word.MUCH)  # type: ignore[attr-defined]
+    options = deliver(overflow=word.CUT, output=word.CAPTURE, limits=limits)(add.local).options  # type: ignore[attr-defined]
+    assert {type(text) for text in (options.overflow, options.output, options.limits.memory)} == {str}
+
+
 def test_with_options_makes_a_new_runner() -> None:
     quick = add.with_options(timeout=5)
     assert quick is not add and quick.options.timeout == 5 and add.options.timeout is None

@@ -23,11 +23,11 @@ class Runner:
     """A delivered function as the far side knows it."""
 
     def __init__(
-        self, func: "Any" = None, options: bytes = b"", bound: "tuple[Any, ...]" = (), accepts: "tuple[Any, ...]" = ()
+        self, func: "Any" = None, options: "bytes | str" = b"", bound: "tuple[Any, ...]" = (), accepts: "tuple[Any, ...]" = ()
     ) -> None:
         self.__setstate__((func, options, bound, accepts, {}))
 
-    def __setstate__(self, state: "tuple[Any, bytes, tuple[Any, ...], tuple[Any, ...], dict[str, Any]]") -> None:
+    def __setstate__(self, state: "tuple[Any, bytes | str, tuple[Any, ...], tuple[Any, ...], dict[str, Any]]") -> None:
         func, self._options, self._bound, self._accepts, attributes = state
         self.__wrapped__ = func
         self.__name__ = getattr(func, "__name__", type(func).__name__)
@@ -73,6 +73,8 @@ class Runner:
     def _real(self) -> "Any":
         from . import frames
 
+        if isinstance(self._options, str):
+            raise RuntimeError("the delivered function %s was called on the far side: %s" % (self.__name__, self._options))
         try:
             import deliveryboy_ng
 
