@@ -140,8 +140,7 @@ def _error(kind: type[DeliveryTransportError], failure: Failure, hop: str, what:
 
 def evidence(argv: Sequence[str], returncode: int | None, stderr: str, noise: bytes = b"") -> str:
     """What a reader of the message needs to look further: command, end, last words."""
-    shown = [word if len(word) < 200 else "..." for word in argv]
-    lines = [f"  command: {printable(' '.join(shown))}"]
+    lines = [f"  command: {printable(' '.join(shortened(argv)))}"]
     if returncode is not None:
         lines.append(f"  ended:   {ending_in_words(returncode)}")
     if stderr.strip():
@@ -149,6 +148,11 @@ def evidence(argv: Sequence[str], returncode: int | None, stderr: str, noise: by
     if noise.strip():
         lines.append(f"  stdout:  {_last_lines(noise.decode('utf-8', 'backslashreplace'))}")
     return "\n".join(lines)
+
+
+def shortened(argv: Sequence[str]) -> tuple[str, ...]:
+    """A command line with ``...`` for its longest words: the far side's first stage says nothing to people."""
+    return tuple(word if len(word) < 200 else "..." for word in argv)
 
 
 def _last_lines(text: str) -> str:

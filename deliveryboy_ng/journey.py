@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import packing, replies
+from . import hops, packing, replies
 from .answer import Account
 from .exceptions import DeliveryPickleError, DeliveryTransportError, VersionMismatchError
 from .exchange import Ending, Exchange
@@ -312,7 +312,7 @@ class Journey:
             host=ending.host,
             python=greeting.python,
             executable=session.executable,
-            args=session.argv,
+            args=hops.shortened(session.argv),
             transport=describe(session.chain),
             noise=bytes(session.noise),
             transport_stderr=session.stderr,

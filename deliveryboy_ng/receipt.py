@@ -82,8 +82,9 @@ class Receipt:
     :ivar remote_pid: PID of the call's process, as the far side counts
     :ivar host: the far side's host name
     :ivar python: the far side's Python version
-    :ivar executable: the interpreter that was started
-    :ivar args: the command line that was started, transport included
+    :ivar executable: the interpreter that was started, by the path or the name that it was started by
+    :ivar args: the command line that was started, transport included, with ``...`` for words as long as the program for the
+        interpreter
     :ivar transport: the chain's hops in words
     :ivar noise: the last of what the transport printed around the answer
     :ivar transport_stderr: the last of what the transport itself wrote to stderr
@@ -122,6 +123,10 @@ class Receipt:
     def __repr__(self) -> str:
         shown = [f"{field.name}={_shown(getattr(self, field.name))}" for field in dataclasses.fields(self) if field.repr]
         return f"Receipt({', '.join(shown)})"
+
+    def __hash__(self) -> int:
+        # What was returned need have none.
+        return hash((self.function, self.started, self.host, self.remote_pid))
 
     @property
     def ok(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import copy
+import dataclasses
 import enum
 import functools
 import importlib
@@ -155,7 +156,10 @@ def test_run_returns_a_receipt_and_raises_nothing() -> None:
 def test_receipt_becomes_json() -> None:
     import json
 
-    record = json.loads(json.dumps(add.run(1).to_dict()))
+    receipt = add.run(1)
+    record = json.loads(json.dumps(receipt.to_dict()))
+    assert len(json.dumps(record)) < 2000 and receipt.args[0] == sys.executable
+    assert len({receipt, dataclasses.replace(receipt, value=[1]), dataclasses.replace(receipt)}) == 2
     assert record["verdict"] == "RETURNED" and record["value"] == "6" and record["usage"]["wall"] >= 0
 
 
