@@ -56,6 +56,8 @@ _LIMITS: dict[str, tuple[Verdict, type[LimitExceeded]]] = {
     "file_size": (Verdict.FILE_SIZE_LIMIT, FileSizeLimitExceeded),
     "open_files": (Verdict.OPEN_FILES_LIMIT, OpenFilesLimitExceeded),
 }
+# Bytes; less has been seen where nobody has looked in time.
+_WORTH_TELLING = 100_000
 _NUMBERS = {"file_size": errno.EFBIG, "open_files": errno.EMFILE}
 
 
@@ -124,9 +126,10 @@ def _was_asked_for(ending: str, options: Options) -> bool:
 
 def _took_too_long(receipt: Receipt, account: Account, case: Case) -> Receipt:
     ended = "was killed" if receipt.signal == signal.SIGKILL else "ended"
+    memory = f" and {in_mebibytes(account.peak)}" if account.peak >= _WORTH_TELLING else ""
     text = (
         f"{case.name} took longer than {case.timeout}={case.options.timeout:g} seconds and {ended} after {account.wall:.2f} "
-        f"(it had {_tasks(account.tasks)} and {in_mebibytes(account.peak)} at most when looked at); "
+        f"(it had {_tasks(account.tasks)}{memory} at most when looked at); "
         f"raise {case.timeout}, or do less"
     )
     error = CallTimeout(text)
@@ -224,7 +227,7 @@ def _raised(receipt: Receipt, case: Case, error: BaseException, limit: str) -> R
         limit = "processes"
     if limit in _LIMITS and limit in case.options.limits.as_setup():
         words = _named(error, receipt.trusted)
-        if _LIMITS[limit][0] is Verdict.MEMORY_LIMIT:
+        if _LIMITS[limit][0] is Verdict.MEMORY_LIMIT and receipt.usage.peak >= _WORTH_TELLING:
             words += f" (its processes held {in_mebibytes(receipt.usage.peak)} at most when looked at)"
         if limit == "processes":
             words += f" ({receipt.usage.tasks} were seen at most; what this user runs elsewhere counts too, except for root)"
@@ -316,8 +319,10 @@ def _ended_itself(receipt: Receipt, case: Case) -> Receipt:
         text = f"{receipt.function} was killed by {signal_name(receipt.signal)} before it returned"
         if receipt.signal == signal.SIGKILL:
             text += ", which its supervisor did not send; the kernel does where memory runs out"
-        if receipt.signal == signal.SIGSEGV and "stack" in limits:
-            text += f", under {_as_given(case, 'stack')}"
+        scarce = [limit for limit in ("memory", "address_space", "data", "stack") if limit in limits]
+        if receipt.signal == signal.SIGSEGV and scarce:
+            text += f", under {' and '.join(_as_given(case, limit) for limit in scarce)}"
+            text += "; C code that does not check whether it gets memory dies so where it is refused any"
         return _failed(receipt, Verdict.SIGNALED, CallDied(text + said, signal=receipt.signal, traceback_text=fault))
     code = receipt.returncode or 0
     if code == records.FAILED and not said:

@@ -273,6 +273,7 @@ DEATHS = [
     Death(os_exit_0, Verdict.EXITED, CallExited, "exit code 0", facts={"returncode": 0}),
     Death(os_exit_9, Verdict.EXITED, CallExited, "last words", facts={"returncode": 9}),
     Death(segfault, Verdict.SIGNALED, CallDied, "in segfault", facts={"signal": 11}),
+    Death(segfault, Verdict.SIGNALED, CallDied, "does not check whether it gets memory", options=SMALL, facts={"signal": 11}),
     Death(abort, Verdict.SIGNALED, CallDied, "in abort", facts={"signal": 6}),
     Death(kill_self, Verdict.SIGNALED, CallDied, "SIGKILL", facts={"signal": 9}),
     Death(kill_self, Verdict.SIGNALED, CallDied, "SIGKILL", options={"limits": Limits(cpu=9)}, facts={"signal": 9}),
@@ -334,6 +335,7 @@ def test_every_death_has_the_same_verdict_through_every_transport(chain: Any, de
         assert getattr(receipt, name) == value
     assert receipt.clean and receipt.ok == (death.kind is None)
     assert json.loads(json.dumps(receipt.to_dict()))["verdict"] == death.verdict.value
+    assert " 0.0 MiB" not in str(receipt.exception)
     if death.kind is None:
         assert receipt.unwrap() == 1
         return
