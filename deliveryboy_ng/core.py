@@ -55,9 +55,10 @@ class Runner(Generic[P, R]):
         self._unbound: Runner[Any, Any] = self
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function over there.
+        """Call the function over there, and wait for it; in a program of asyncio :meth:`aio` keeps its loop running meanwhile.
 
-        :return: what it returned; of a generator function an iterator over what it makes as it is made, whose end, or
+        :return: what it returned (or a coroutine function's coroutine did: there is nothing to ``await``); of a generator function
+            an iterator over what it makes as it is made, whose end, or
             ``close()``, ends the call; with ``asynchronous=True`` the PID of the transport, or of the interpreter
         :raises BaseException: what it raised
         :raises DeliveryError: if it could not be sent, run or brought back
