@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import __version__
 from .confinement import Confinement
 from .core import deliver
-from .exceptions import DeliveryError
+from .exceptions import DeliveryError, DeliveryOptionError
 from .receipt import Receipt
 from .transports import Bubblewrap, Local, Ssh, Sudo, Transport, Unshare
 
 __all__ = ["main"]
+
+# The sieve has a byte for each number.
+_MOST = 1_000_000_000
 
 
 def primes_below(limit: int) -> tuple[int, str]:
@@ -74,15 +80,37 @@ def demo(arguments: argparse.Namespace) -> int:
     return 0 if works else 1
 
 
+def _count(text: str) -> int:
+    if not (text.isdecimal() and len(text) < 20 and 2 <= int(text) <= _MOST):
+        raise argparse.ArgumentTypeError(f"it must be a number from 2 to {_MOST}, not {text}")
+    return int(text)
+
+
+def _host(text: str) -> str:
+    try:
+        return Ssh(text).host
+    except DeliveryOptionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``deliveryboy`` and ``python -m deliveryboy_ng``; returns the exit code."""
     parser = argparse.ArgumentParser(prog="deliveryboy", description="Run a function somewhere else as if it were a local call.")
     parser.add_argument("--version", action="version", version=f"deliveryboy_ng {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     show = commands.add_parser("demo", help="call one function through every transport that works on this machine")
-    show.add_argument("--limit", type=int, default=1_000_000, help="count the primes below this number (default: %(default)s)")
-    show.add_argument("--ssh", metavar="HOST", default="localhost", help="the host that ssh shall reach (default: %(default)s)")
+    show.add_argument("--limit", type=_count, default=1_000_000, help="count the primes below this number (default: %(default)s)")
+    show.add_argument(
+        "--ssh", type=_host, metavar="HOST", default="localhost", help="the host for ssh to reach (default: %(default)s)"
+    )
     run: Callable[[argparse.Namespace], int] = demo
     show.set_defaults(run=run)
     arguments: Any = parser.parse_args(argv)
-    return int(arguments.run(arguments))
+    try:
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads any more, and the interpreter flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return code

@@ -87,3 +87,17 @@ def test_command_line_is_installed_as_module_too() -> None:
         [sys.executable, "-m", "deliveryboy_ng", "--version"], capture_output=True, text=True, env=env, check=True
     )
     assert result.stdout.startswith("deliveryboy_ng ")
+
+
+@pytest.mark.parametrize("option", ["--limit=-5", "--limit=x", "--ssh=-x", "--ssh="])
+def test_demo_refuses_nonsense(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["demo", option])
+    assert caught.value.code == 2 and f"argument {option.partition('=')[0]}: " in capsys.readouterr().err
+
+
+def test_demo_ends_quietly_when_nobody_reads() -> None:
+    command = [sys.executable, "-m", "deliveryboy_ng", "demo", "--limit", "100"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as demo:
+        demo.stdout.close()  # type: ignore[union-attr]
+        assert demo.stderr.read() == b"" and demo.wait() == 141  # type: ignore[union-attr]
