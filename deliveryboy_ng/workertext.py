@@ -45,6 +45,7 @@ MODULES = (
     "failure",
     "standin",
     "resources",
+    "homes",
     "bulk",
     "memory",
     "sockets",

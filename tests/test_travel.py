@@ -728,6 +728,82 @@ def test_module_that_imports_the_functions_own_exists_only_once(project: Any) ->
     assert first.f.with_options(transport=conftest.need_sudo(), executable=conftest.system_python())() == ([1], True)
 
 
+POOLED = """
+import concurrent.futures, functools, importlib, multiprocessing, pickle, sys
+
+STEP = 1
+FORK = multiprocessing.get_context("fork")
+
+class Thing:
+    def __init__(self, value):
+        self.value = value
+
+def helper(x):
+    return Thing(x + STEP)
+
+@functools.lru_cache
+def cached(x):
+    return x * STEP
+
+def pooled(function=None):
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=FORK) as executor:
+        things = list(executor.map(function or helper, [1, 2])), list(executor.map(cached, [1, 2]))
+    return [thing.value for thing in things[0] if isinstance(thing, Thing)], things[1]
+
+def spawned():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return [thing.value for thing in pool.map(helper, [1, 2])]
+
+def imported(parts):
+    module = importlib.import_module(".".join(parts))
+    return module.helper is helper, module.helper(1).value, hasattr(module, "STEP")
+
+def looked_up():
+    return sys.modules[__name__].helper is helper
+"""
+
+
+def test_functions_of_the_functions_own_module_pickle_over_there(project: Any, chain: Any) -> None:
+    project({"within/__init__.py": "", "within/pooled.py": POOLED})
+    from within import pooled  # type: ignore[import-not-found]
+
+    pooled.STEP = 10
+    send = functools.partial(deliver, **{"transport": chain, "cwd": "/"})
+    assert not send()(pooled.pooled).manifest()
+    assert send()(pooled.pooled)() == ([11, 12], [10, 20])
+    assert send()(pooled.pooled)(pooled.helper) == ([11, 12], [10, 20])
+    assert send()(pooled.looked_up)() is True
+    # Nothing but what was sent is there, where the module itself cannot be had.
+    same, value, step = send()(pooled.imported)(["within", "pooled"])
+    assert same and value == 11
+    if isinstance(chain, conftest.Local):
+        assert step and send()(pooled.spawned)() == [2, 3]
+
+
+def test_modules_of_which_functions_came_by_themselves_are_otherwise_what_they_are(
+    project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project(
+        {
+            "decorates.py": "import importlib.util, sys\nclass Task:\n    def __init__(self, function):\n        self.function = function\n"
+            "    def __call__(self):\n        return self.function()\n"
+            "@Task\ndef task():\n    return 1\n"
+            "def look(name):\n    module = importlib.import_module(name)\n"
+            "    return type(module.task).__name__, task(), module.__loader__ is module.__spec__.loader, module.__file__\n"
+            "def look_for(name):\n    spec = importlib.util.find_spec(name)\n    return spec.origin, bool(spec.loader.get_source(name)), name in sys.modules\n",
+        }
+    )
+    import decorates  # type: ignore[import-not-found]
+
+    assert deliver(decorates.look)("decorates") == ("Task", 1, True, decorates.__file__)
+    monkeypatch.setitem(sys.modules, "missing_there", types.ModuleType("missing_there"))
+    nested: dict[str, Any] = {"__name__": "missing_there"}
+    exec("def make():\n    def function():\n        return 1\n    return function\nfunction = make()", nested)
+    looks = deliver(lambda function, name: (function(), importlib.util.find_spec(name)))
+    assert looks(nested["function"], "missing_there") == (1, None) and looks(nested["function"], "rehearsal") == (1, None)
+    assert deliver(decorates.look_for)("decorates") == (decorates.__file__, True, False)
+
+
 def test_installed_distributions_go_by_reference_unless_named() -> None:
     def work() -> str:
         import iniconfig
