@@ -246,9 +246,13 @@ _loaded: dict[tuple[str, str], tuple[object, Module]] = {}
 
 
 def load(name: str, spec: importlib.machinery.ModuleSpec) -> Module:
-    """Read a module's source and code, from memory if its file has not changed since."""
+    """Read a module's source and code, from memory if its file has not changed since.
+
+    One that is half written just now, or gone, is as it was when it last could be read.
+
+    :raises DeliveryPackingError: if it never could
+    """
     file = spec.origin or f"<{name}>"
-    package = spec.submodule_search_locations is not None
     version: object
     if _is_namespace(spec):
         return Module(name, True, "", None, None)
@@ -259,12 +263,22 @@ def load(name: str, spec: importlib.machinery.ModuleSpec) -> Module:
         version = None if spec.has_location else _source(name, spec, file)
     known = _loaded.get((name, file))
     if known is None or known[0] != version:
-        source = _source(name, spec, file)
-        code = _code(name, spec, file, source)
-        packed, imports = (marshal.dumps(code), imports_of(code)) if code else (None, ())
-        known = _loaded[name, file] = version, Module(name, package, file, source, packed, imports=imports)
+        try:
+            known = _loaded[name, file] = version, _read(name, spec, file)
+        except DeliveryPackingError:
+            if known is None:
+                raise
     module = known[1]
-    return Module(name, package, file, module.source, module.code, imports=module.imports)
+    return Module(name, module.package, file, module.source, module.code, imports=module.imports)
+
+
+def _read(name: str, spec: importlib.machinery.ModuleSpec, file: str) -> Module:
+    source = _source(name, spec, file)
+    code = _code(name, spec, file, source)
+    if source is None and code is None:
+        raise DeliveryPackingError(f"module {name} ({file}) has neither source nor code to send", path=f"module {name}")
+    packed, imports = (marshal.dumps(code), imports_of(code)) if code else (None, ())
+    return Module(name, spec.submodule_search_locations is not None, file, source, packed, imports=imports)
 
 
 def _source(name: str, spec: importlib.machinery.ModuleSpec, file: str) -> str | None:
@@ -357,8 +371,6 @@ class Collector:
 
     def _take(self, name: str, spec: importlib.machinery.ModuleSpec, reason: str) -> Module:
         module = load(name, spec)
-        if module.source is None and module.code is None and module.file:
-            raise DeliveryPackingError(f"module {name} ({module.file}) has neither source nor code to send", path=f"module {name}")
         self.modules[name] = module
         self._reasons[name] = reason
         return module

@@ -951,6 +951,27 @@ def test_editable_installs_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             sys.modules.pop(name, None)
 
 
+def test_modules_that_are_half_saved_or_gone_travel_as_they_last_did(project: Any) -> None:
+    folder = project({"saved.py": "value = 14\n", "broken.py": "value = 15\n"})
+    import broken  # type: ignore[import-not-found]
+    import saved  # type: ignore[import-not-found]
+
+    work = deliver(lambda: saved.value)
+    assert work() == 14
+    for name in ("saved.py", "broken.py"):
+        (folder / name).write_text("def half(")
+    assert work() == 14
+    (folder / "saved.py").write_text("value = 1600\n")
+    assert work() == 1600 and saved.value == 14
+    (folder / "saved.py").unlink()
+    assert work() == 1600
+    with pytest.raises(DeliveryPackingError, match="module broken cannot be compiled"):
+        deliver(lambda: broken.value)()
+    (folder / "broken.py").unlink()
+    with pytest.raises(DeliveryPackingError, match="module broken .* has neither source nor code"):
+        deliver(lambda: broken.value)()
+
+
 class Kept:
     """Imports modules from a dict; *tree* is no file's name."""
 
