@@ -62,7 +62,10 @@ class Dispatcher:
         _live.add(self)
 
     def _begin_anew(self) -> None:
-        self._lock = threading.Condition()
+        # Bare locks: a KeyboardInterrupt within one that is written in Python, as a Condition is, may leave it locked.
+        self._lock = threading.RLock()
+        self._nap = threading.Lock()
+        self._nap.acquire()
         self._waiting: deque[Delivery[Any]] = deque()
         self._running: dict[Exchange, Delivery[Any]] = {}
         self._ending: dict[Exchange, Delivery[Any]] = {}
@@ -148,8 +151,8 @@ class Dispatcher:
         session = self._session
         if session is not None:
             session.poke()
-        with self._lock:
-            self._lock.notify_all()
+        with contextlib.suppress(RuntimeError):  # nobody sleeps
+            self._nap.release()
 
     # --- the thread -----------------------------------------------------------------------------------------------
 
@@ -177,11 +180,10 @@ class Dispatcher:
                     # The next call starts another.
                     self._thread = None
                     return False
-            wait = self._open_at - time.monotonic() if self._session is None else 0.0
-            if wait > 0 and not (self._is_closing and not self._waiting):
-                self._lock.wait(wait)
-                return True
-        if self._session is None:
+        wait = self._open_at - time.monotonic()
+        if self._session is None and wait > 0:
+            self._nap.acquire(timeout=wait)
+        elif self._session is None:
             self._open()
         elif not self._is_idle_for_long():
             self._turn(self._session)

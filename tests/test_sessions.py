@@ -39,6 +39,7 @@ from deliveryboy_ng import (
     Verdict,
     deliver,
 )
+from deliveryboy_ng.dispatcher import Dispatcher
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
 
@@ -661,3 +662,29 @@ def test_calls_of_a_session_cannot_reach_each_other(name: str, options: dict[str
             assert executor.submit(attacker_module.attack_others, "shipped_module").result(20) == []
             assert executor.submit(shipped_module.answer).result(20) == 42
         assert victim.result(20) is None and victim.receipt().ok
+
+
+def test_ctrl_c_at_whatever_step_of_submitting_costs_no_other_call() -> None:
+    def interrupt(frame: Any, event: str, argument: Any) -> None:
+        nonlocal steps
+        # Signals are handled when a function of Python's begins, or one of C's has ended.
+        if event in ("call", "c_return") and (steps or frame.f_code is Dispatcher.add.__code__):
+            steps += 1
+            if steps == last:
+                raise KeyboardInterrupt
+
+    executor = DeliveryExecutor(2)
+    assert executor.submit(add, 1).result(20) == 2
+    steps = last = 0
+    while last == 0 or steps >= last:
+        steps, last = 0, last + 1
+        try:
+            sys.setprofile(interrupt)
+            executor.submit(add, 1)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        assert executor.submit(add, 2).result(20) == 3, last
+    executor.shutdown()
+    assert last > 10
