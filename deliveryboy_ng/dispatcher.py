@@ -74,6 +74,7 @@ class Dispatcher:
         self._shared: Mapping[str, Any] | None = None
         self._base: Exchange | None = None
         self._thread: threading.Thread | None = None
+        self._ended = threading.Lock()
         self._session: Session | None = None
         self._greeting: Greeting | None = None
         self._requests: deque[str] = deque()
@@ -95,16 +96,23 @@ class Dispatcher:
         """
         with self._lock:
             self.check()
+            self._have_a_thread()
             delivery.retries = self._retries
             delivery.on_cancel = self._note_cancel
             if len(self._waiting) + len(self._running) < self.workers:
                 delivery.begin()
             self._known.add(delivery)
             self._waiting.append(delivery)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"deliveryboy {self._options.chain[0].name}", daemon=True)
-                self._thread.start()
         self._wake()
+
+    def _have_a_thread(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            # One that could not be started, or was interrupted in it, is none; should it run yet, it sees that there is another.
+            ended = self._ended = threading.Lock()
+            ended.acquire()
+            name = f"deliveryboy {self._options.chain[0].name}"
+            thread = self._thread = threading.Thread(target=self._run, args=(ended,), name=name, daemon=True)
+            thread.start()
 
     def close(self, cancel: bool = False) -> None:
         """Take no more deliveries; the thread ends when there are none left, and closes the session.
@@ -135,10 +143,16 @@ class Dispatcher:
                 delivery.request(what)
 
     def join(self) -> None:
-        """Wait for the end of the thread."""
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        """Wait for the end of the thread; a KeyboardInterrupt meanwhile does no harm to the next who waits."""
+        thread, ended = self._thread, self._ended
+        if thread is None or thread is threading.current_thread() or not thread.is_alive():
+            return
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            return  # a signal handler has interrupted what the thread waits for
+        # Before Python 3.13 a thread whose join() was interrupted counts as ended.
+        with ended:
+            pass
+        thread.join()
 
     @property
     def _is_busy(self) -> bool:
@@ -156,9 +170,9 @@ class Dispatcher:
 
     # --- the thread -----------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, ended: threading.Lock) -> None:
         try:
-            while self._work():
+            while self._thread is threading.current_thread() and self._work():
                 pass
         except BaseException as problem:
             with self._lock:
@@ -169,6 +183,7 @@ class Dispatcher:
             if self._thread is threading.current_thread():
                 # Where there was nothing to do any more there is no session, or it is the next thread's.
                 self._drop_session()
+            ended.release()
 
     def _work(self) -> bool:
         """One turn; false when nothing will come any more."""

@@ -688,3 +688,17 @@ def test_ctrl_c_at_whatever_step_of_submitting_costs_no_other_call() -> None:
         assert executor.submit(add, 2).result(20) == 3, last
     executor.shutdown()
     assert last > 10
+
+
+def test_a_thread_that_cannot_be_started_costs_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    executor = DeliveryExecutor(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            executor.submit(add, 1)
+        executor._dispatcher.join()
+    assert executor.submit(add, 1).receipt(20).value == 2 and not executor._dispatcher._known
+    executor.shutdown()
