@@ -210,12 +210,17 @@ class DeliveryExecutor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and close the session when there are none left.
 
-        :param wait: return when that has happened
+        :param wait: return when that has happened; a Ctrl-C meanwhile is dealt with as one that ends the ``with`` block
         :param cancel_futures: cancel the calls that wait for a worker; as many as there are workers count as begun at once
         """
-        self._dispatcher.close(cancel_futures)
-        if wait:
-            self._dispatcher.join()
+        try:
+            self._dispatcher.close(cancel_futures)
+            if wait:
+                self._dispatcher.join()
+        except KeyboardInterrupt:
+            if wait:
+                self._end_calls()
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         """Wait for all calls, and close the session.
@@ -224,13 +229,19 @@ class DeliveryExecutor(concurrent.futures.Executor):
         """
         if kind is None or not issubclass(kind, KeyboardInterrupt):
             self.shutdown()
-            return
-        self._dispatcher.request("interrupt")
+        else:
+            self._end_calls()
+
+    def _end_calls(self) -> None:
+        """After a Ctrl-C: let those that run know of it, and wait; after another one kill them."""
         try:
-            self.shutdown(cancel_futures=True)
+            self._dispatcher.request("interrupt")
+            self._dispatcher.close(cancel=True)
+            self._dispatcher.join()
         except KeyboardInterrupt:
             self._dispatcher.request("kill")
-            self.shutdown()
+            self._dispatcher.close(cancel=True)
+            self._dispatcher.join()
             raise
 
     def __repr__(self) -> str:

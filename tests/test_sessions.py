@@ -585,20 +585,24 @@ class Output:
         if b"interrupted" in data:
             print("interrupted", flush=True)
 
-deaf = sys.argv[1] == "deaf"
+deaf, where = sys.argv[1] == "deaf", sys.argv[2]
 started = time.monotonic()
 try:
     with DeliveryExecutor(1, output=Output()) as executor:
         first, second = executor.submit(wait, deaf), executor.submit(wait, deaf)
-        first.result()
+        if where == "block":
+            first.result()
+        elif where == "shutdown":
+            executor.shutdown()
 except KeyboardInterrupt:
     print(type(first.exception()).__name__, second.cancelled(), time.monotonic() - started < 50, Output.seen)
 """
 
 
+@pytest.mark.parametrize("where", ["block", "end of block", "shutdown"])
 @pytest.mark.parametrize("kind, expected", [("hears", "CallInterrupted True True 1"), ("deaf", "CallCancelled True True 2")])
-def test_ctrl_c_reaches_the_calls_of_an_executor_and_a_second_one_kills(script: Any, kind: str, expected: str) -> None:
-    result = script(EXECUTOR, kind)
+def test_ctrl_c_reaches_the_calls_of_an_executor_and_a_second_one_kills(script: Any, kind: str, expected: str, where: str) -> None:
+    result = script(EXECUTOR, kind, where)
     assert result.stdout.decode() == f"interrupted\n{expected}\n", result.stderr
 
 
@@ -702,3 +706,38 @@ def test_a_thread_that_cannot_be_started_costs_one_call(monkeypatch: pytest.Monk
         executor._dispatcher.join()
     assert executor.submit(add, 1).receipt(20).value == 2 and not executor._dispatcher._known
     executor.shutdown()
+
+
+def test_who_waits_after_one_whose_waiting_was_interrupted_waits_too(script: Any, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    result = script(
+        """
+import os, signal, sys, threading, time, traceback
+from deliveryboy_ng import DeliveryExecutor
+
+def work(pipe):
+    open(pipe).read()
+
+def interrupt():
+    while "join" not in [frame.name for frame in traceback.extract_stack(sys._current_frames()[threading.main_thread().ident])]:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+pipe = sys.argv[1]
+executor = DeliveryExecutor(1, output=lambda stream, data: None)
+delivery = executor.submit(work, pipe)
+delivery.pid
+executor.shutdown(wait=False)
+threading.Thread(target=interrupt).start()
+try:
+    executor._dispatcher.join()
+except KeyboardInterrupt:
+    print(delivery.done())
+threading.Timer(0.3, lambda: open(pipe, "w").close()).start()
+executor.shutdown()
+print(delivery.done())
+""",
+        str(pipe),
+    )
+    assert result.stdout == b"False\nTrue\n", result.stderr
