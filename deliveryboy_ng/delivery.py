@@ -41,7 +41,7 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         self._receipt: Receipt | None = None
         self._problem: BaseException | None = None
         self._conclude: Callable[[], Receipt] | None = None
-        self.on_cancel: Callable[[], object] | None = None
+        self.on_request: Callable[[], object] | None = None
         self._over = threading.Event()
         if journey is not None:
             journey.box.freeze()
@@ -124,8 +124,6 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         self._under_way.set()
         if not had_begun:
             self._over.set()
-        if self.on_cancel is not None:
-            self.on_cancel()
         self._invoke_callbacks()
         return True
 
@@ -145,6 +143,13 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         """Ask for an ``"interrupt"``, for ``"terminate"`` or a ``"kill"``."""
         if self._journey is not None:
             self._journey.request(what)
+        if self.on_request is not None:
+            self.on_request()
+
+    @property
+    def is_given_up(self) -> bool:
+        """Of one that has not been sent: whether it need not be any more, for whatever is asked for ends it."""
+        return self.cancelled() or (self._journey is not None and self._journey.is_asked_to_end)
 
     def __await__(self) -> Generator[Any, None, R]:
         import asyncio

@@ -98,7 +98,7 @@ class Dispatcher:
             self.check()
             self._have_a_thread()
             delivery.retries = self._retries
-            delivery.on_cancel = self._note_cancel
+            delivery.on_request = self._note_request
             if len(self._waiting) + len(self._running) < self.workers:
                 delivery.begin()
             self._known.add(delivery)
@@ -125,16 +125,18 @@ class Dispatcher:
             cancelled = [delivery for delivery in list(self._waiting) if cancel and not delivery.running()]
         for delivery in cancelled:
             delivery.cancel()
-        self._note_cancel()
+        self._note_request()
 
-    def _note_cancel(self) -> None:
+    def _note_request(self) -> None:
         """A session that is being made, for calls of which nobody wants one any more, is given up if no others can come."""
-        if self._is_closing:
-            opening = self._opening
-            if opening is not None and all(delivery.cancelled() for delivery in list(self._waiting)):
-                self._requests.append("kill")
-                opening.poke()
-            self._wake()
+        opening = self._opening
+        if opening is not None and self._is_unwanted():
+            self._requests.append("kill")
+            opening.poke()
+        self._wake()
+
+    def _is_unwanted(self) -> bool:
+        return self._is_closing and all(delivery.is_given_up for delivery in list(self._waiting))
 
     def request(self, what: str) -> None:
         """Ask for an ``"interrupt"`` or a ``"kill"`` of each call that runs."""
@@ -187,6 +189,8 @@ class Dispatcher:
 
     def _work(self) -> bool:
         """One turn; false when nothing will come any more."""
+        if self._session is None:
+            self._settle_given_up()
         with self._lock:
             if not self._waiting and not self._is_busy:
                 if self._is_closing:
@@ -214,11 +218,18 @@ class Dispatcher:
         self._drop_session()
         return True
 
+    def _settle_given_up(self) -> None:
+        with self._lock:
+            given_up = {delivery for delivery in self._waiting if delivery.is_given_up}
+            if given_up:
+                self._waiting = deque(delivery for delivery in self._waiting if delivery not in given_up)
+        for delivery in given_up:
+            self._settle_unsent(delivery)
+
+    def _settle_unsent(self, delivery: Delivery[Any]) -> None:
+        self._settle(delivery, None, CallCancelled(f"{delivery.name} was cancelled before it began"))
+
     def _open(self) -> None:
-        while self._waiting and self._waiting[0].cancelled():
-            self._settle(self._waiting.popleft(), None)
-        if not self._waiting:
-            return
         try:
             self._requests.clear()
             self._session, self._greeting = open_session(self._options, self._kit, self._requests, self._note_opening, None)
@@ -235,14 +246,16 @@ class Dispatcher:
 
     def _note_opening(self, session: Session) -> None:
         self._opening = session
+        self._note_request()  # what was asked for a moment ago found nothing to be given up
 
     def _start_template(self, session: Session, greeting: Greeting, journey: Journey) -> None:
         self._shared = journey.box.own
         base = self._base = journey.begin(session, greeting, self.workers)
         while not base.over and not base.ending.reply.status:
             session.turn()
-            if self._is_closing and all(delivery.cancelled() for delivery in list(self._waiting)):
+            if self._is_unwanted():
                 raise CallCancelled("cancelled before it began")
+            self._settle_given_up()
         if base.over or base.ending.reply.status != b"R":
             session.see_through(base)
             receipt = journey.conclude(session, greeting, base.ending, base.parcel.size)
@@ -277,8 +290,8 @@ class Dispatcher:
             return
         while self._waiting and len(self._running) < self.workers:
             delivery = self._waiting.popleft()
-            if not (delivery.running() or delivery.begin()):
-                self._settle(delivery, None)
+            if delivery.is_given_up or not (delivery.running() or delivery.begin()):
+                self._settle_unsent(delivery)
                 continue
             if self._shared is not None:
                 delivery.journey.also_own = self._shared

@@ -212,6 +212,11 @@ class Journey:
             self.session.poke()
         return waiting
 
+    @property
+    def is_asked_to_end(self) -> bool:
+        """Whether something was asked for that has not been passed on."""
+        return bool(self._requests)
+
     def _open(self, detached: bool) -> tuple[Session, Greeting]:
         noise = None if self.options.discard_excess or detached else functools.partial(self._sink.write, "stdout")
         kit = kit_of(self.options)

@@ -741,3 +741,16 @@ print(delivery.done())
         str(pipe),
     )
     assert result.stdout == b"False\nTrue\n", result.stderr
+
+
+@pytest.mark.parametrize("end", ["cancel", "kill"])
+def test_a_call_is_ended_while_the_next_session_is_still_to_be_tried(end: str) -> None:
+    with DeliveryExecutor(1) as executor:
+        executor._dispatcher._open_at = time.monotonic() + 1000
+        first, second = executor.submit(add, 1), executor.submit(add, 2)
+        for delivery in (first, second):
+            getattr(delivery, end)()
+            with pytest.raises(CallCancelled):
+                delivery.receipt(20)
+        executor._dispatcher._open_at = 0
+        assert executor.submit(add, 1).result(20) == 2
