@@ -225,6 +225,25 @@ def test_terminate_before_the_beginning_is_not_lost(model: Any) -> None:
             assert isinstance(delivery.exception(10), CallCancelled)
 
 
+def test_an_interrupt_ends_what_has_not_begun(tmp_path: Path) -> None:
+    executor = DeliveryExecutor(1, initializer=time.sleep, initargs=(1000,))
+    delivery = executor.submit(add, 1)
+    assert conftest.wait_until(lambda: executor._dispatcher._base)
+    executor._end_calls()
+    assert isinstance(delivery.exception(20), CallCancelled)
+
+    def never_fork() -> None:
+        import posix
+
+        posix.fork = functools.partial(time.sleep, 1000)
+
+    with DeliveryExecutor(1, initializer=never_fork) as executor:
+        delivery = executor.submit(add, 1)
+        assert conftest.wait_until(lambda: executor._dispatcher._running, 30)
+        delivery.request("interrupt")
+        assert isinstance(delivery.exception(20), CallCancelled)
+
+
 def test_a_template_that_cannot_fork_for_a_moment_is_none_to_be_lost(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
 

@@ -18,8 +18,7 @@ def hear(keeper: "supervisor.Supervisor", number: int, what: bytes) -> None:
     """Do what the near side asks for: ``interrupt``, ``terminate [SECONDS]`` or ``kill``."""
     call = keeper.calls.get(number)
     if call is None or not call.pid:
-        if what != b"interrupt" or not keeper.stays:
-            _cancel_early(keeper, call)
+        _cancel_early(keeper, call)
     elif call.status is None and not call.settled:
         if what == b"interrupt":
             if not _has_answered(keeper, call) and _interrupt(call):
