@@ -595,9 +595,23 @@ def _maker(self: _Decoder, name: Any, names: Any) -> Callable[[Sequence[Any]], A
         raise Undecodable(f"{kind.__name__} is no dataclass with these fields")
 
     def make(values: Sequence[Any]) -> Any:
-        return self.weights.note(_constructed(kind, (), dict(zip(names, values, strict=True))), values)
+        made = _constructed(kind, (), dict(zip(names, values, strict=True)))
+        for field, value in zip(names, values, strict=True):
+            _check_kept(made, field, value)
+        return self.weights.note(made, values)
 
     return make
+
+
+def _check_kept(made: Any, field: str, value: Any) -> None:
+    """A ``__post_init__`` has been at work over there already; what makes something else of its own work would falsify it."""
+    try:
+        kept = getattr(made, field)
+        if kept is value or bool(kept == value):
+            return
+    except Exception:
+        pass
+    raise Undecodable(f"{type(made).__name__} makes another {field} of the one that it was given")
 
 
 def _tuple_of(self: _Decoder, node: list[Any]) -> Any:

@@ -530,6 +530,28 @@ def test_accepted_classes_travel_with_a_function_that_delivers_further() -> None
 
 
 @dataclasses.dataclass
+class Doubled:
+    x: int
+
+    def __post_init__(self) -> None:
+        self.x *= 2
+
+
+@dataclasses.dataclass
+class Sorted:
+    items: list[int]
+
+    def __post_init__(self) -> None:
+        self.items = sorted(self.items)
+
+
+def test_what_a_constructor_makes_something_else_of_is_refused() -> None:
+    assert deliver(trust=False, accepts=[Sorted])(lambda: Sorted([2, 1]))() == Sorted([1, 2])
+    with pytest.raises(DeliveryPickleError, match="Doubled makes another x"):
+        deliver(trust=False, accepts=[Doubled])(lambda: Doubled(1))()
+
+
+@dataclasses.dataclass
 class Cart:
     name: str
     items: list[int] = dataclasses.field(init=False, default_factory=list)
