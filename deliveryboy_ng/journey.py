@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import hops, packing, replies
+from . import hops, packing, replies, trail
 from .answer import Account
 from .exceptions import DeliveryPickleError, DeliveryTransportError, VersionMismatchError
 from .exchange import Ending, Exchange
@@ -173,7 +173,9 @@ class Journey:
         self.finish()
         if self._problem is not None:
             raise self._problem
-        return self._receipt(session, greeting, ending, sent)
+        receipt = self._receipt(session, greeting, ending, sent)
+        trail.note(receipt)
+        return receipt
 
     def is_interrupted(self, receipt: Receipt, ending: Ending) -> bool:
         """Whether there was a Ctrl-C which the function has not dealt with itself."""
@@ -200,6 +202,7 @@ class Journey:
                 session.close()
                 raise
             session.abandon()
+        trail.note_left(self.name, describe(self.options.chain), session.pid)
         if self._requests:
             raise KeyboardInterrupt
         return session.pid

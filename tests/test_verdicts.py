@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import logging
 import mmap
 import os
 import pickle
+import re
 import resource
 import signal
 import subprocess
@@ -34,6 +36,7 @@ from deliveryboy_ng import (
     ConnectionLost,
     CpuLimitExceeded,
     DeliveryError,
+    DeliveryExecutor,
     DeliveryPickleError,
     FileSizeLimitExceeded,
     LimitExceeded,
@@ -985,3 +988,22 @@ def test_whoever_starts_while_others_are_cleared_up_is_not_taken_for_theirs(monk
         for pid in started:
             conftest.kill(pid)
         assert alive == [True, True], "one look is enough, and spares what came after it"
+
+
+def test_calls_leave_a_trail_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    deliver(abs).run(-1)
+    assert not caplog.records
+    caplog.set_level(logging.INFO, "deliveryboy_ng")
+    deliver(abs).run(-1)
+    deliver(output="discard")(int).run("x")
+    with DeliveryExecutor(1) as executor:
+        delivery = executor.submit(abs, -1)
+    pid = deliver(asynchronous=True, timeout=30)(abs)(-1)
+    told = [record.getMessage() for record in caplog.records]
+    assert [re.sub(r"on .*, process \d+|process \d+$|[0-9.]+ s$", "...", each) for each in told] == [
+        "abs through local ...: RETURNED, ...",
+        "int through local ...: RAISED, ...",
+        "abs through local ...: RETURNED, ...",
+        "abs through local, detached: ...",
+    ]
+    assert caplog.records[2].receipt is delivery.receipt() and str(pid) in told[3]  # type: ignore[attr-defined]
