@@ -25,6 +25,8 @@ class Capture:
         self.truncated = False
 
     def add(self, data: bytes) -> None:
+        if not data:
+            return
         if self._head_room > 0:
             self._head.append(data[: self._head_room])
             data, taken = data[self._head_room :], len(data)

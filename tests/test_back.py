@@ -34,6 +34,7 @@ from deliveryboy_ng import (
     RemoteError,
     Verdict,
     deliver,
+    output,
 )
 
 # --- exceptions -----------------------------------------------------------------------------------------------------
@@ -81,6 +82,13 @@ def test_a_receipt_can_be_shown_whatever_its_exception_says() -> None:
         raise Mute
 
     assert "Mute" in deliver(work).run()._repr_html_()
+
+
+def test_output_of_nothing_is_not_kept() -> None:
+    capture = output.Capture(10)
+    for _ in range(100):
+        capture.add(b"")
+    assert not capture._head and capture.value() == b""
 
 
 def test_a_call_makes_no_terminal_do_anything() -> None:
