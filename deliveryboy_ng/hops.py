@@ -45,12 +45,14 @@ class _Sign:
 
 _NO_PASSWORD = "give that user a NOPASSWD rule for this command in sudoers(5)"
 
+# The first in a line: from each of many it would be looked to the line's end.
+_SUDO = r"(?m:^)(?:(?!sudo: ).)*sudo: "
 _SIGNS = (
-    _Sign(r"sudo: .*(password is required|terminal is required|no askpass)", TransportRefused, "sudo",
+    _Sign(_SUDO + r".*(password is required|terminal is required|no askpass)", TransportRefused, "sudo",
           f"sudo wants a password; {_NO_PASSWORD}"),
     _Sign(r"sudo: unknown (user|group|uid|gid)", TransportRefused, "sudo", "that user or group does not exist there"),
     _Sign(r"is not allowed to (execute|run)|not in the sudoers|may not run sudo", TransportRefused, "sudo", _NO_PASSWORD),
-    _Sign(r"sudo: .*(no new privileges|must be owned by uid 0|effective uid is not 0)", TransportRefused, "sudo",
+    _Sign(_SUDO + r".*(no new privileges|must be owned by uid 0|effective uid is not 0)", TransportRefused, "sudo",
           "nothing can gain rights in there; put Sudo before the hop that confines"),
     _Sign(r"Could not resolve hostname", HostUnreachable, "ssh", "check the host's name"),
     _Sign(r"ssh: connect to host|Connection (timed out|refused|closed|reset)|No route to host|Network is unreachable"
