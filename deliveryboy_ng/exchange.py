@@ -83,14 +83,16 @@ class Ending:
             self.patience = _extended(self.patience, moved / _SLOWEST, time.monotonic() + _STALLED)
 
     def hear(self, kind: int, size: int) -> None:
-        """Wait longer for what is overdue while it comes, as fast as a slow line at least; for what is unwanted, not for ever."""
+        """Wait longer for what is overdue while it comes, as fast as a slow line at least.
+
+        Nobody writes any more: there is no more of it than lies in buffers on the way.
+        """
         if self.remote_pid is None or kind not in (frames.STDOUT, frames.STDERR, frames.REPLY):
             return
         now = time.monotonic()
         if now + _STALLED <= self.patience:
             return
-        if kind != frames.REPLY or self.reply.overlong or self.cancelled:
-            self._late += size
+        self._late += size
         if self._late <= _MOST_LATE:
             self.patience = _extended(self.patience, size / _SLOWEST, now + _STALLED)
 
