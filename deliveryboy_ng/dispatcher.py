@@ -24,7 +24,7 @@ from .exchange import Exchange
 from .journey import Journey
 from .opening import kit_of, open_session
 from .options import Options
-from .receipt import Receipt
+from .receipt import Receipt, shown
 from .session import Greeting, Session
 
 __all__ = ["Dispatcher"]
@@ -260,7 +260,7 @@ class Dispatcher:
         if base.over or base.ending.reply.status != b"R":
             session.see_through(base)
             receipt = journey.conclude(session, greeting, base.ending, base.parcel.size)
-            failed = InitializerFailed(f"{journey.name} of the session failed: {receipt.exception!r:.500}")
+            failed = InitializerFailed(f"{journey.name} of the session failed: {shown(receipt.exception):.500}")
             failed.__cause__, failed.receipt = receipt.exception, receipt
             raise failed
 

@@ -121,8 +121,8 @@ class Receipt:
     duration: float = 0.0
 
     def __repr__(self) -> str:
-        shown = [f"{field.name}={_shown(getattr(self, field.name))}" for field in dataclasses.fields(self) if field.repr]
-        return f"Receipt({', '.join(shown)})"
+        parts = [f"{field.name}={shown(getattr(self, field.name))}" for field in dataclasses.fields(self) if field.repr]
+        return f"Receipt({', '.join(parts)})"
 
     def __hash__(self) -> int:
         # What was returned need have none.
@@ -155,8 +155,8 @@ class Receipt:
         found |= {
             "ok": self.ok,
             "verdict": self.verdict.value,
-            "value": _shown(self.value),
-            "exception": None if self.exception is None else _shown(self.exception),
+            "value": shown(self.value),
+            "exception": None if self.exception is None else shown(self.exception),
             "stdout": self.stdout_text,
             "stderr": self.stderr_text,
             "noise": self.noise.decode("utf-8", "backslashreplace"),
@@ -175,7 +175,7 @@ class Receipt:
         usage = self.usage
         rows = {
             "verdict": self.verdict.value + (f" ({self.limit})" if self.limit else ""),
-            "value": _shown(self.value)[:500] if self.ok else "",
+            "value": shown(self.value)[:500] if self.ok else "",
             "exception": "" if self.exception is None else _told(self.exception)[:1000],
             "exit": "" if self.returncode in (0, None) else ending_in_words(self.returncode),
             "stdout": self.stdout_text[-500:],
@@ -237,10 +237,10 @@ class _Short(reprlib.Repr):
     repr_bytearray = repr_bytes
 
     def repr_instance(self, value: object, level: int) -> str:
-        return f"<{type(value).__name__}>" if _is_much(value) else super().repr_instance(value, level)
+        return f"<{type(value).__name__}>" if is_much(value) else super().repr_instance(value, level)
 
 
-def _is_much(value: object) -> bool:
+def is_much(value: object) -> bool:
     """Whether there is more in it than anybody reads; one large object may be there many times."""
     left, following = _MOST_SHOWN, [value]
     while following and left >= 0:
@@ -261,15 +261,15 @@ def _told(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:
-        return _shown(error)
+        return shown(error)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Its ``repr``, or its beginning if there is much of it.
 
     What has none, such as a number of more digits than Python shows, is no reason to lose the receipt.
     """
     try:
-        return _Short().repr(value) if _is_much(value) else repr(value)
+        return _Short().repr(value) if is_much(value) else repr(value)
     except Exception as error:
         return f"<{type(value).__name__} that cannot be shown: {error}>"
