@@ -71,8 +71,11 @@ class Reply:
     :ivar needed: bytes that came or were announced, where that is more than may come
     """
 
-    def __init__(self, most: int, streams: bool) -> None:
-        """:param streams: whether items may come before the last record"""
+    def __init__(self, most: int, streams: bool, holds: bool = True) -> None:
+        """
+        :param streams: whether items may come before the last record
+        :param holds: whether anything was asked for that may be enforced
+        """
         self.applied: tuple[str, ...] = ()
         self.items: deque[bytes] = deque()
         self.overlong = self.unheld = False
@@ -80,7 +83,9 @@ class Reply:
         self._most = most
         self._data = bytearray()
         self._before = b"ABCI" if streams else b"ABC"
+        self._holds = holds
         self._makes_sense = True
+        self._ignored = 0
         # What was announced to come by a socket; what comes, by that or here; what is missing of the piece that comes here; and
         # how many bytes all are.
         self._sizes: list[tuple[str, int]] = []
@@ -90,6 +95,10 @@ class Reply:
 
     def feed(self, data: bytes) -> None:
         self.size += len(data)
+        if not self._makes_sense:
+            self._ignored += len(data)
+            self._check(self._ignored, self._most)
+            return
         try:
             self._take(memoryview(data))
         except MemoryError:
@@ -154,7 +163,8 @@ class Reply:
         del self._data[: STATUS_SIZE + size]
         # What is enforced is told once, and first; and with what is large the last record begins.
         if kind == b"A":
-            self.applied = tuple(record.decode("utf-8", "replace").splitlines())
+            # Where nothing was asked for it is the function's own word.
+            self.applied = tuple(record.decode("utf-8", "replace").splitlines()) if self._holds else ()
             self._before = self._before.replace(b"A", b"")
         elif kind == b"I":
             self.items.append(record)

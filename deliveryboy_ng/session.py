@@ -24,6 +24,7 @@ from .exceptions import CallCancelled, ConnectionLost, DeliveryTransportError, H
 from .exchange import Ending, Exchange, Line
 from .hops import Failure
 from .parcel import Parcel
+from .receipt import printable
 from .transports import Local, Transport, lane_of, wrap
 from .wire import LINGER, TAIL, Wire
 from .worker import bulk, frames
@@ -32,6 +33,8 @@ from .workertext import Kit, command_line, worker_lines
 __all__ = ["Greeting", "Session", "describe"]
 
 _OLDEST = 0x03080000
+_LONGEST_HELLO = 500
+_LONGEST_REASON = 1 << 16
 # For what is sent and for the answer; and what the call asks for itself it may not need.
 _MOST_ASKED = 4
 
@@ -167,10 +170,14 @@ class Session:
 
     def _welcome(self, hello: bytes) -> Greeting:
         try:
+            if len(hello) > _LONGEST_HELLO:
+                raise ValueError("too long")
             _, protocol, version, magic, terminal, by_socket, machine = hello.decode().split()
             takes_sockets = by_socket == "1" and self._wire.passes_descriptors
             greeting = Greeting(int(version, 16), bytes.fromhex(magic[1:]), terminal == "1", takes_sockets, machine)
             spoken = int(protocol)
+            if not 0 < greeting.hexversion < 1 << 32:
+                raise ValueError("no version")
         except ValueError:
             raise HandshakeError(f"the far side's greeting makes no sense: {hello[:200]!r}", argv=self.argv) from None
         if greeting.hexversion < _OLDEST or spoken != frames.PROTOCOL:
@@ -213,7 +220,8 @@ class Session:
         :param requests: where ``"interrupt"``, ``"terminate"`` and ``"kill"`` are asked for, for this call alone
         """
         self._number += 1
-        ending = Ending(Reply(most, bool(parcel.setup["stream"])))
+        setup = parcel.setup
+        ending = Ending(Reply(most, bool(setup["stream"]), bool(setup["limits"] or setup["guard"] or setup["confinement"])))
         asked = self._requests if requests is None else requests
         exchange = Exchange(self._number, parcel, output, started, asked, ending)
         exchange.taken, exchange.come = self._wire.written, self._wire.total
@@ -305,7 +313,7 @@ class Session:
         elif kind == frames.BULK:
             self._lend(exchange)
         elif kind == frames.REFUSED:
-            ending.refused = payload.decode("utf-8", "replace") or "no reason was given"
+            ending.refused = printable(payload[:_LONGEST_REASON].decode("utf-8", "replace")) or "no reason was given"
 
     def _lend(self, exchange: Exchange) -> None:
         """Give the far side one end of a socket for what is large, and use the other.

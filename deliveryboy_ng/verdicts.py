@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import replies
-from .answer import Account
+from .answer import Account, Reply
 from .exceptions import (
     CallCancelled,
     CallDied,
@@ -40,7 +40,7 @@ from .exceptions import (
 )
 from .exchange import Ending
 from .options import Options
-from .receipt import Receipt, Verdict, ending_in_words, in_mebibytes, printable, signal_name
+from .receipt import Receipt, Verdict, ending_in_words, in_mebibytes, is_much, printable, signal_name
 from .tracebacks import Origin
 from .transports import is_elsewhere
 from .worker import records
@@ -92,11 +92,12 @@ def judge(receipt: Receipt, ending: Ending, case: Case) -> Receipt:
         text = f"{case.name} returned more than there is memory for here: {ending.reply.size} bytes have come"
         return _failed(receipt, Verdict.RETURNED, DeliveryPickleError(text, real_exception=MemoryError()))
     if ending.reply.overlong:
-        return _replied_too_much(receipt, ending.reply.needed, case)
+        return _replied_too_much(receipt, ending.reply, case)
     status, payload = ending.reply.status, ending.reply.payload
     if status and status in b"ELV":
-        # A call that is kept from its supervisor tells by what before it begins.
-        return _refused(receipt, case, status, payload, bool(case.options.guard and ending.reply.applied))
+        # What it is held to has been told before it began: before its box was unpacked, if it is kept from its supervisor.
+        begun = bool(ending.reply.applied) and (status != b"L" or not case.options.guard)
+        return _refused(receipt, case, status, payload, begun)
     answered = _answered(receipt, case, status, payload, ending.reply.pieces) if status else None
     if account.ending in _ENDED and _was_asked_for(account.ending, case.options):
         return _ENDED[account.ending](answered or receipt, account, case)
@@ -174,10 +175,11 @@ _ENDED = {
 }
 
 
-def _replied_too_much(receipt: Receipt, needed: int, case: Case) -> Receipt:
+def _replied_too_much(receipt: Receipt, reply: Reply, case: Case) -> Receipt:
+    announced = f" of {reply.needed} that it announced" if reply.needed > reply.size else ""
     text = (
-        f"{case.name} went beyond max_reply={case.options.most_reply}: its answer has {needed} bytes, of which "
-        f"{receipt.usage.received} had come when it was ended; raise max_reply, or return less"
+        f"{case.name} went beyond max_reply={case.options.most_reply}: {reply.size} bytes of its answer{announced} had come when "
+        "it was ended; raise max_reply, or return less"
     )
     return _failed(receipt, Verdict.REPLY_LIMIT, ReplyLimitExceeded(text, limit="max_reply"), "max_reply")
 
@@ -187,7 +189,9 @@ def _beyond(receipt: Receipt, case: Case, limit: str, observed: str, cause: Base
     text = f"{case.name} went beyond {_as_given(case, limit)}: {observed}; raise the limit, or use less"
     error = kind(text, limit=limit)
     if isinstance(error, OSError):
-        error.errno = getattr(cause, "errno", None) or _NUMBERS[limit]
+        # Of an exception that is data it may be anything.
+        number = getattr(cause, "errno", None)
+        error.errno = number if type(number) is int else _NUMBERS[limit]
     error.__cause__ = cause
     return _failed(receipt, verdict, error, limit)
 
@@ -250,7 +254,7 @@ def _named(error: BaseException, trusted: bool) -> str:
     try:
         # The caller's own classes may run anything there, with contents that come from anywhere.
         known = trusted or type(error).__module__ == "builtins" or isinstance(error, RemoteError)
-        text = str(error) if known else ""
+        text = str(error) if known and not is_much(error) else ""
     except Exception:
         text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -258,9 +262,10 @@ def _named(error: BaseException, trusted: bool) -> str:
 
 def _refused(receipt: Receipt, case: Case, status: bytes, payload: replies.Buffer, begun: bool) -> Receipt:
     problem: BaseException
-    if status in (b"E", b"V") and begun:
+    if begun:
         problem = DeliveryPickleError(f"{case.name} claims that it has not run, but it had begun: {_text(payload)!r:.500}")
-    elif status == b"E":
+        return _failed(receipt, Verdict.RAISED, problem)
+    if status == b"E":
         problem = ProtectionUnavailable(f"{case.name} has not run: {_text(payload)}")
     elif status == b"V":
         problem = VersionMismatchError(f"{case.name} has not run: {_text(payload)}, there is {receipt.python}")

@@ -31,12 +31,14 @@ from deliveryboy_ng import (
     DeliveryError,
     DeliveryExecutor,
     DeliveryOptionError,
+    HandshakeError,
     Limits,
     ProtectionUnavailable,
     Receipt,
     Ssh,
     Unshare,
     Verdict,
+    answer,
     deliver,
     exchange,
     journey,
@@ -514,6 +516,41 @@ def liar(tmp_path: Path) -> Callable[[str], Command]:
 def test_far_side_that_lies_gets_a_documented_error(liar: Any, name: str) -> None:
     receipt = deliver(transport=liar(LIES[name]), max_reply="1M")(lambda: 1).run()
     assert not receipt.ok and isinstance(receipt.exception, DeliveryError) and str(receipt.exception)
+
+
+def test_nonsense_of_more_than_may_come_is_ended_as_any_answer_is(liar: Any) -> None:
+    nonsense = 'say(frames.REPLY, b"C" + (2).to_bytes(8, "big") + b"b5P" + (7).to_bytes(8, "big"))'
+    lie = f"say(frames.STARTED, b'1 h'); {nonsense}\n    for _ in range(30): say(frames.REPLY, b'z' * 60000)\n"
+    receipt = deliver(transport=liar(f"{lie}    say(frames.VERDICT, b'status=0 ending=none')"), max_reply="1M")(lambda: 1).run()
+    assert receipt.verdict is Verdict.REPLY_LIMIT and "announced" not in str(receipt.exception)
+    assert f"{receipt.usage.received} bytes of its answer had come" in str(receipt.exception)
+
+
+def test_what_a_far_side_says_when_it_refuses_is_printable(liar: Any) -> None:
+    receipt = deliver(transport=liar("say(frames.REFUSED, b'no room\\x1b[2J\\n')"))(lambda: 1).run()
+    assert receipt.verdict is Verdict.REFUSED and "\x1b" not in str(receipt.exception) and "no room\\x1b" in str(receipt.exception)
+
+
+@pytest.mark.parametrize("version", [3 << 1700, 3 << 32_000, -0x30B00F0], ids=["long", "longer", "negative"])
+def test_a_far_side_of_no_version_gets_a_documented_error(liar: Any, version: int) -> None:
+    chain = liar("pass")
+    program = Path(chain.argv[1])
+    program.write_text(program.read_text().replace("(sys.hexversion,", f"({version:#x},"))
+    with pytest.raises(HandshakeError, match="makes no sense"):
+        deliver(transport=chain)(lambda: 1).run()
+
+
+def test_drops_of_an_answer_are_not_waited_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(exchange.time, "monotonic", lambda: now)
+    ending = exchange.Ending(answer.Reply(1 << 40, False))
+    ending.start(b"1 h", 1.0)
+    ending.reply.feed(b"R" + (1 << 39).to_bytes(8, "big"))
+    while now < ending.deadline:
+        now += 0.03
+        ending.hear(frames.REPLY, 1400)
+        assert now < 2000
+    assert now > 1060, "what is on its way over a slow line comes"
 
 
 @pytest.fixture

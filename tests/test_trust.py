@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import errno
 import json
 import linecache
 import os
@@ -28,8 +29,11 @@ from deliveryboy_ng import (
     Command,
     Confinement,
     DeliveryError,
+    DeliveryExecutor,
     DeliveryOptionError,
     DeliveryPickleError,
+    FileSizeLimitExceeded,
+    InitializerFailed,
     Limits,
     Local,
     MemoryLimitExceeded,
@@ -442,6 +446,7 @@ def test_little_room_for_frames_is_one_documented_error() -> None:
 def test_text_of_a_hostile_exception_is_not_asked_for() -> None:
     assert verdicts._named(MemoryError(10**5000), False) == "MemoryError"
     assert verdicts._named(WithStr("x"), False) == "WithStr"
+    assert verdicts._named(ValueError([b"x" * 1000] * 1000), False) == "ValueError"
     assert verdicts._named(KeyError("x"), False) == "KeyError: 'x'"
 
 
@@ -495,6 +500,36 @@ def test_forged_answer_gets_one_documented_error_and_runs_nothing(status: str, c
     assert isinstance(receipt.exception, DeliveryPickleError) and time.monotonic() - started < 5
     assert isinstance(receipt.exception.real_exception, Undecodable)
     assert not os.path.exists("/tmp/deliveryboy-was-here")
+
+
+def says(*records: tuple[bytes, bytes]) -> None:
+    for status, payload in records:
+        os.write(3, status + len(payload).to_bytes(8, "big") + payload)
+    os._exit(0)
+
+
+def test_what_held_a_call_is_not_its_own_word_where_nothing_was_asked_for() -> None:
+    assert far(says).run((b"A", b"no network"), (b"U", b"x")).applied == ()
+
+
+@pytest.mark.parametrize("status", [b"L", b"E", b"V"])
+def test_a_call_that_has_begun_cannot_say_that_it_has_not(status: bytes) -> None:
+    receipt = far_with(limits=Limits(memory="256M"))(says).run((status, b"no room"))
+    assert receipt.verdict is Verdict.RAISED and "claims that it has not run" in str(receipt.exception)
+
+
+def test_number_of_an_error_is_a_number() -> None:
+    answer = encoded([record(packed=packed("x", attributes={"errno": "\x1b[2J"}), limit="file_size")])
+    receipt = far_with(limits=Limits(file_size="1M"))(says).run((b"X", answer))
+    assert isinstance(receipt.exception, FileSizeLimitExceeded) and receipt.exception.errno == errno.EFBIG
+
+
+def test_initializer_that_raises_what_cannot_be_shown_has_failed() -> None:
+    def fail() -> None:
+        raise ValueError(1 << 30_000)
+
+    with DeliveryExecutor(1, trust=False, initializer=fail) as executor, pytest.raises(InitializerFailed, match="ValueError"):
+        executor.submit(len, "x").result(30)
 
 
 def test_limits_and_interrupts_are_told_as_ever() -> None:
