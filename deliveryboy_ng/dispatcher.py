@@ -107,13 +107,17 @@ class Dispatcher:
         self._wake()
 
     def _have_a_thread(self) -> None:
-        if self._thread is None or not self._thread.is_alive():
-            # One that could not be started, or was interrupted in it, is none; should it run yet, it sees that there is another.
+        if self._thread is None:
             ended = self._ended = threading.Lock()
             ended.acquire()
             name = f"deliveryboy {self._options.chain[0].name}"
             thread = self._thread = threading.Thread(target=self._run, args=(ended,), name=name, daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except BaseException:
+                # Should it run yet, since a signal has come meanwhile, it sees that it is not wanted.
+                self._thread = None
+                raise
 
     def close(self, cancel: bool = False) -> None:
         """Take no more deliveries; the thread ends when there are none left, and closes the session.
@@ -148,11 +152,11 @@ class Dispatcher:
     def join(self) -> None:
         """Wait for the end of the thread; a KeyboardInterrupt meanwhile does no harm to the next who waits."""
         thread, ended = self._thread, self._ended
-        if thread is None or thread is threading.current_thread() or not thread.is_alive():
+        if thread is None or thread is threading.current_thread():
             return
         if self._lock._is_owned():  # type: ignore[attr-defined]
             return  # a signal handler has interrupted what the thread waits for
-        # Before Python 3.13 a thread whose join() was interrupted counts as ended.
+        # Before Python 3.13 a thread counts as ended when its join(), or is_alive(), was interrupted.
         with ended:
             pass
         thread.join()
