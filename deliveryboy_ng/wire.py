@@ -34,6 +34,8 @@ _PIPE = 1 << 19
 _TURNS = 64
 
 _live: weakref.WeakSet[Wire] = weakref.WeakSet()
+# No other thread forks the caller while one starts a process: its child would keep the far ends of the pipes.
+_starting = threading.RLock()
 
 
 def _forget_in_child() -> None:
@@ -45,6 +47,7 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release)
 
 
 class Wire:
@@ -82,7 +85,8 @@ class Wire:
         self._poll = select.poll()
         _live.add(self)
         try:
-            self._start(argv, detached)
+            with _starting:
+                self._start(argv, detached)
         except BaseException:
             # Whatever was started reads the end of its stdin, and leaves.
             self.forget()

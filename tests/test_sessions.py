@@ -279,6 +279,36 @@ def test_forked_children_of_the_caller_have_their_own() -> None:
         assert under_way.result(10) is None and executor.submit(add, 3).result() == 4
 
 
+def test_a_child_that_is_forked_while_a_session_opens_holds_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, forked = threading.Event(), threading.Event()
+    start = subprocess.Popen
+
+    def start_and_fork(*args: Any, **options: Any) -> Any:
+        # The thread that starts a process may fork itself, in a signal handler say.
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        inside.set()
+        forked.wait(1)  # others shall not
+        return start(*args, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start_and_fork)
+    with DeliveryExecutor(1) as executor:
+        delivery = executor.submit(time.sleep, 100)
+        assert inside.wait(20)
+        child = os.fork()
+        if child == 0:
+            time.sleep(100)
+            os._exit(0)
+        forked.set()
+        conftest.kill(delivery.pid or 0)
+        error = delivery.exception(20)
+        conftest.kill(child)
+        os.waitpid(child, 0)
+        assert isinstance(error, ConnectionLost)
+
+
 def test_a_receiver_that_raises_ends_its_own_call_only() -> None:
     def receive(stream: str, data: bytes) -> None:
         if b"bad" in data:
