@@ -23,6 +23,7 @@ from .answer import Account, Reply
 from .exceptions import CallCancelled, ConnectionLost, DeliveryTransportError, HandshakeError, InterpreterTooOld
 from .exchange import Ending, Exchange, Line
 from .hops import Failure
+from .interrupts import uninterrupted
 from .parcel import Parcel
 from .receipt import printable
 from .transports import Local, Transport, lane_of, wrap
@@ -436,6 +437,7 @@ class Session:
         """Leave the far side to itself."""
         self._wire.abandon()
 
+    @uninterrupted
     def close(self) -> None:
         """Hang up and see the transport end; the far side's supervisor then kills what is left there."""
         self._wire.close()

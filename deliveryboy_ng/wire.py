@@ -17,6 +17,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+from .interrupts import uninterrupted
 from .worker import bulk
 from .worker.system import LONGEST_POLL
 
@@ -312,6 +313,7 @@ class Wire:
             else:
                 os.close(fd)
 
+    @uninterrupted
     def forget(self) -> None:
         """Close the descriptors and nothing more."""
         for lent in list(self._lent.values()):
@@ -327,10 +329,11 @@ class Wire:
         self.forget()
         threading.Thread(target=self._process.wait, name=f"deliveryboy reaper of {self.pid}", daemon=True).start()
 
+    @uninterrupted
     def close(self) -> None:
         """Hang up and see the process end; what does not end by itself is terminated."""
-        self._close("stdin")
         try:
+            self._close("stdin")
             if not self.await_exit(LINGER):
                 self._terminate()
         finally:

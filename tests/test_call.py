@@ -1066,6 +1066,40 @@ def test_ctrl_c_at_any_moment_of_a_call_is_not_lost(tmp_path: Path) -> None:
         assert int(child.stdout.split()[2]) <= 5, child.stdout
 
 
+def test_impatience_does_not_keep_a_call_from_tidying_up(script: Any) -> None:
+    result = script(
+        """
+import os, signal, sys
+from deliveryboy_ng import deliver
+from deliveryboy_ng.interrupts import Interrupts
+from deliveryboy_ng.session import Session
+from deliveryboy_ng.wire import Wire
+
+def interrupt(frame, event, argument):
+    if event == "call" and frame.f_code is code:
+        sys.setprofile(None)
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+
+runner = deliver(lambda: None)
+runner()
+held = len(os.listdir("/proc/self/fd"))
+for function in (Interrupts.__enter__, Interrupts.__exit__, Session.close, Wire.close, Wire.forget, Wire._close, Wire.await_exit):
+    code = function.__code__
+    try:
+        sys.setprofile(interrupt)
+        runner()
+    except KeyboardInterrupt:
+        print(function.__qualname__)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, function
+    assert len(os.listdir("/proc/self/fd")) == held, function
+"""
+    )
+    assert result.stdout.split()[2:] == [b"Session.close", b"Wire.close", b"Wire.forget", b"Wire._close", b"Wire.await_exit"], (
+        result
+    )
+
+
 def test_ctrl_c_gets_through_a_busy_receiver_of_output(script: Any) -> None:
     result = script(
         """
