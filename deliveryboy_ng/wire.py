@@ -17,6 +17,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+from .exceptions import CallCancelled
 from .interrupts import uninterrupted
 from .worker import bulk
 from .worker.system import LONGEST_POLL
@@ -45,6 +46,7 @@ def _forget_in_child() -> None:
         # A thread that does not exist here may have held it.
         wire._lock = threading.RLock()
         wire.forget()
+        wire.is_inherited = True
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
@@ -59,6 +61,7 @@ class Wire:
     :ivar ended: whether its stdout has ended
     :ivar written: bytes that the process has taken
     :ivar passes_descriptors: whether its stdin is a socket, by which others can be passed
+    :ivar is_inherited: whether it belongs to the process that this one was forked from
     """
 
     def __init__(self, argv: Sequence[str], detached: bool, passes_descriptors: bool) -> None:
@@ -84,6 +87,7 @@ class Wire:
         self.passes_descriptors = passes_descriptors
         self._lent: dict[int, Lent] = {}
         self._poll = select.poll()
+        self.is_inherited = False
         _live.add(self)
         try:
             with _starting:
@@ -192,7 +196,12 @@ class Wire:
             pass
 
     def pump(self, seconds: float | None) -> bool:
-        """One turn of writing, waiting and reading; false if nothing happened in time."""
+        """One turn of writing, waiting and reading; false if nothing happened in time.
+
+        :raises CallCancelled: in a process that was forked from the one that it belongs to
+        """
+        if self.is_inherited:
+            raise CallCancelled("this call belongs to the process that this one was forked from")
         written = self.written
         if self._sending and not self._waits_for_room:
             self._write()

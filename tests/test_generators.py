@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import conftest
 import pytest
 
 from deliveryboy_ng import (
+    CallCancelled,
     CallDied,
     CallTimeout,
     DeliveryExecutor,
@@ -104,6 +106,28 @@ except KeyboardInterrupt:
 """
     )
     assert result.stdout == b"interrupted\n", result.stderr
+
+
+def test_a_generator_belongs_to_the_process_that_reads_it() -> None:
+    @deliver
+    def count() -> Any:
+        yield from itertools.count()
+
+    items = count()
+    assert next(items) == 0
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(50)
+            for _ in items:
+                pass
+        except CallCancelled:
+            os._exit(7)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert next(items) == 1
+    items.close()
 
 
 def test_closing_a_generator_ends_its_call() -> None:
