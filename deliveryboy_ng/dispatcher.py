@@ -26,10 +26,14 @@ from .opening import kit_of, open_session
 from .options import Options
 from .receipt import Receipt, shown
 from .session import Greeting, Session
+from .worker import records
 
 __all__ = ["Dispatcher"]
 
 _SHORTEST_BACKOFF, _LONGEST_BACKOFF, _MOST_DOUBLINGS = 0.1, 10.0, 10
+
+# How often what a session's calls share may be lost before any of them has begun.
+_MOST_LOST_TEMPLATES = 3
 
 _live: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
@@ -74,6 +78,7 @@ class Dispatcher:
         self._opening: Session | None = None
         self._shared: Mapping[str, Any] | None = None
         self._base: Exchange | None = None
+        self._is_spent = False
         self._thread: threading.Thread | None = None
         self._ended = threading.Lock()
         self._session: Session | None = None
@@ -285,13 +290,22 @@ class Dispatcher:
         for exchange in list(self._ending):
             if exchange.over:
                 self._conclude(session, exchange, self._ending.pop(exchange))
-        if session.lost or (self._base is not None and self._base.over and not self._is_busy):
+        self._is_spent = self._is_spent or (self._base is not None and self._base.over)
+        if session.lost or (self._is_spent and not self._is_busy):
             self._note_loss()
+            if self._is_spent and self._losses > _MOST_LOST_TEMPLATES:
+                self._fail(self._take_all(), self._lost_templates())
             self._drop_session()
+
+    def _lost_templates(self) -> InitializerFailed:
+        return InitializerFailed(
+            f"the process from which this session's calls are forked has ended {self._losses} times before any call could begin: "
+            "look for what initializer and preload leave behind that ends it"
+        )
 
     def _send_waiting(self, session: Session) -> None:
         assert self._greeting is not None
-        if self._base is not None and self._base.over:
+        if self._is_spent:
             return
         while self._waiting and len(self._running) < self.workers:
             delivery = self._waiting.popleft()
@@ -333,11 +347,13 @@ class Dispatcher:
                 with contextlib.suppress(BaseException):  # who asks for the receipt hears of it
                     delivery.receipt()
             return
-        lost = exchange.ending.lost is not None
-        if not lost:
+        ending = exchange.ending
+        has_not_begun = ending.refused.endswith(records.NO_TEMPLATE)
+        self._is_spent = self._is_spent or has_not_begun
+        if ending.lost is None and not has_not_begun:
             self._losses = 0
-        elif delivery.retries > 0 and not (delivery.cancelled() or exchange.ending.cancelled or exchange.ending.terminated):
-            delivery.retries -= 1
+        elif (has_not_begun or delivery.retries > 0) and not (delivery.cancelled() or ending.is_asked_for):
+            delivery.retries -= not has_not_begun
             delivery.begin_again()
             self._waiting.appendleft(delivery)
             return
@@ -356,7 +372,7 @@ class Dispatcher:
             self._open_at = time.monotonic() + min(_LONGEST_BACKOFF, _SHORTEST_BACKOFF * 2**doubled)
 
     def _drop_session(self) -> None:
-        session, self._session, self._base = self._session, None, None
+        session, self._session, self._base, self._is_spent = self._session, None, None, False
         self._idle_since = math.inf
         if session is not None:
             session.close()

@@ -51,6 +51,11 @@ class Ending:
     _total: int | None = None
 
     @property
+    def is_asked_for(self) -> bool:
+        """Whether the caller wants it to end."""
+        return self.cancelled or self.terminated or self.interrupts > 0
+
+    @property
     def deadline(self) -> float:
         """When to give it up, if nothing comes."""
         return min(self.patience, self.start_by, self._latest)

@@ -84,7 +84,7 @@ def judge(receipt: Receipt, ending: Ending, case: Case) -> Receipt:
     if ending.lost is not None:
         return _failed(receipt, Verdict.LOST, ending.lost)
     account = ending.account
-    if account is None and (ending.cancelled or ending.terminated or ending.interrupts):
+    if account is None and ending.is_asked_for:
         return _failed(receipt, Verdict.CANCELLED, CallCancelled(f"{case.name} was cancelled before it began"))
     if account is None:
         return _failed(receipt, Verdict.REFUSED, DeliveryTransportError(f"{case.name}: {ending.refused}", argv=receipt.args))

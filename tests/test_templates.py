@@ -225,6 +225,36 @@ def test_terminate_before_the_beginning_is_not_lost(model: Any) -> None:
             assert isinstance(delivery.exception(10), CallCancelled)
 
 
+def test_calls_that_have_not_begun_when_the_template_ends_are_sent_again(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+
+    def fork_only_in_the_second(mark: str) -> None:
+        import posix
+
+        if not os.path.exists(mark):
+            posix.fork = functools.partial(time.sleep, 1000)
+        with open(mark, "a") as file:
+            file.write(f"{os.getpid()} ")
+
+    with DeliveryExecutor(2, initializer=fork_only_in_the_second, initargs=(str(mark),)) as executor:
+        deliveries = [executor.submit(add, n) for n in range(5)]
+        assert conftest.wait_until(lambda: len(executor._dispatcher._running) == 2, 30)
+        conftest.kill(int(mark.read_text()))
+        assert [delivery.result(30) for delivery in deliveries] == [1, 2, 3, 4, 5]
+    assert len(mark.read_text().split()) == 2
+
+
+def test_a_template_that_ends_again_and_again_fails_the_calls() -> None:
+    def end_when_forking() -> None:
+        import posix
+
+        posix.fork = functools.partial(os._exit, 3)
+
+    with DeliveryExecutor(2, initializer=end_when_forking) as executor:
+        deliveries = [executor.submit(add, n) for n in range(3)]
+        assert all(isinstance(delivery.exception(50), InitializerFailed) for delivery in deliveries)
+
+
 def test_an_interrupt_ends_what_has_not_begun(tmp_path: Path) -> None:
     executor = DeliveryExecutor(1, initializer=time.sleep, initargs=(1000,))
     delivery = executor.submit(add, 1)

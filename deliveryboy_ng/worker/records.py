@@ -25,6 +25,8 @@ LARGE = 2
 # Exit codes of the worker's own: it failed itself, or an interrupt came when the function had already returned.
 FAILED = 70
 INTERRUPTED_TOO_LATE = 71
+# Why a session's supervisor refuses a call that another session may well take.
+NO_TEMPLATE = "the session's template has ended"
 
 
 def weight(size: int, announced: bytes) -> int:

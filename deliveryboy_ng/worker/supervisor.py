@@ -20,7 +20,7 @@ import select
 import sys
 import time
 
-from . import channel, frames, ledger, pipes, relay, spare, spares, system
+from . import channel, frames, ledger, pipes, records, relay, spare, spares, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ class Supervisor:
             # It never says anything.
             self._lose_template(template)
 
-    def _lose_template(self, template: "templates.Template", why: str = "the session's template has ended") -> None:
+    def _lose_template(self, template: "templates.Template", why: str = records.NO_TEMPLATE) -> None:
         """It has ended, or does not keep to what was agreed: no call is forked from it any more."""
         template.close()
         self.spares.template = None
