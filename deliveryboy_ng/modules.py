@@ -59,7 +59,7 @@ Imports = tuple[tuple[int, str, tuple[str, ...]], ...]
 class Module:
     """A module that travels.
 
-    :ivar data: its files; of those that cannot be read None
+    :ivar data: its files; of those, and of folders, that may not be read None
     :ivar imports: its import statements, see :func:`imports_of`
     """
 
@@ -400,6 +400,8 @@ class Collector:
                 try:
                     module.data = _data_files(Path(module.file).parent, needed=self.is_named(module.name))
                 except OSError as error:
+                    if isinstance(error, PermissionError) and not self.is_named(module.name):
+                        continue  # the folder itself
                     raise DeliveryPackingError(
                         f"the data files of package {module.name} cannot be read: {error}",
                         path=f"module {module.name}",
@@ -441,12 +443,10 @@ def _children(places: list[str], above: frozenset[str]) -> Iterator[str]:
             yield path.name
 
 
-def _listed(folder: str | Path, needed: bool = False) -> list[Path]:
+def _listed(folder: str) -> list[Path]:
     try:
         return sorted(Path(folder).iterdir())
     except OSError:
-        if needed:
-            raise
         return []  # in an archive, or nobody's to read
 
 
@@ -458,7 +458,7 @@ def _data_files(folder: Path, needed: bool, above: frozenset[str] = frozenset())
     above |= {os.path.realpath(folder)}
     if not folder.is_dir():
         return found  # in an archive
-    for path in _listed(folder, needed):
+    for path in sorted(folder.iterdir()):
         if path.name.startswith((".", "__pycache__")):
             continue
         try:

@@ -902,6 +902,7 @@ def test_data_files_that_are_not_ones_to_read_fail_where_they_are_read(project: 
             "def text(name):\n    return files(__name__).joinpath(name).read_text(), pkgutil.get_data(__name__, name)\n",
             "holds/data/open.txt": "x",
             "holds/data/secret.txt": "y",
+            "holds/closed/deeper/inner.txt": "y",
             "lister/data.txt": "z",
             "lister/__init__.py": "import pkgutil\ndef f():\n    return len(list(pkgutil.iter_modules([])))\n",
         }
@@ -909,20 +910,27 @@ def test_data_files_that_are_not_ones_to_read_fail_where_they_are_read(project: 
     import holds  # type: ignore[import-not-found]
     import lister  # type: ignore[import-not-found]
 
-    read = Path.read_bytes
+    read, listed = Path.read_bytes, Path.iterdir
 
     def refuse(path: Path) -> bytes:
         if path.name == "secret.txt":
             raise PermissionError(13, "Permission denied", str(path))
         return read(path)
 
+    def refuse_to_list(path: Path) -> Any:
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
     monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "iterdir", refuse_to_list)
     sudo = conftest.need_sudo()
     work = deliver(transport=sudo)(lambda name: holds.text(name))
     assert work("data/open.txt") == ("x", b"x")
-    receipt = work.run("data/secret.txt")
-    assert isinstance(receipt.exception, PermissionError) and "secret.txt" in str(receipt.exception)
-    with pytest.raises(DeliveryPackingError, match="data files of package holds cannot be read: .*secret"):
+    for name in ("data/secret.txt", "closed/deeper/inner.txt"):
+        receipt = work.run(name)
+        assert isinstance(receipt.exception, PermissionError) and name in str(receipt.exception)
+    with pytest.raises(DeliveryPackingError, match="data files of package holds cannot be read: .*closed"):
         work.with_options(modules=["holds"]).run("data/open.txt")
     monkeypatch.setattr(Path, "read_bytes", None)
     assert deliver(transport=sudo)(lambda: lister.f())() == 0

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 
 def content(data: "dict[str, bytes | None]", path: str, shown: str) -> bytes:
     """What is in a package's file."""
-    if path not in data:
-        raise FileNotFoundError(2, "not among the files that travelled", shown)
-    found = data[path]
-    if found is None:
+    above = path
+    while above and above not in data:
+        above = above.rpartition("/")[0]
+    found = data.get(above)
+    if above in data and found is None:
         raise PermissionError(13, "the caller was not permitted to read it, so it did not travel", shown)
+    if found is None or above != path:
+        raise FileNotFoundError(2, "not among the files that travelled", shown)
     return found
 
 
