@@ -197,9 +197,15 @@ def _kind_nowhere(spec: importlib.machinery.ModuleSpec) -> str:
         return "stdlib"
     above = find_spec(spec.name.rpartition(".")[0]) if "." in spec.name else None
     kind = kind_of(above) if above is not None else "own"
-    if kind != "own" or _source(spec.name, spec, "") is not None or _code(spec.name, spec, "", None) is not None:
-        return kind
-    return "stdlib"  # what it is in makes it, over there too
+    # Otherwise what it is in makes it, over there too.
+    return kind if kind != "own" or _gives_code(spec) else "stdlib"
+
+
+def _gives_code(spec: importlib.machinery.ModuleSpec) -> bool:
+    try:
+        return _source(spec.name, spec, "") is not None or _code(spec.name, spec, "", None) is not None
+    except Exception:  # a loader of somebody else's
+        return False
 
 
 def _is_namespace(spec: importlib.machinery.ModuleSpec) -> bool:

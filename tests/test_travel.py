@@ -1009,6 +1009,16 @@ def test_modules_without_a_file_travel_if_their_loader_has_their_source(monkeypa
             patch.setitem(Kept.tree, "kept.inner", "value = 13\n")
             assert deliver(lambda: kept.value)() == 13
         assert not deliver(lambda: sys.implementation.name).manifest()
+
+        class Fails:
+            def get_source(self, name: str) -> str:
+                raise KeyError(name)
+
+        fails = types.ModuleType("fails")
+        fails.__spec__ = importlib.machinery.ModuleSpec("fails", Fails())  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "fails", fails)
+        with pytest.raises(ModuleNotFoundError, match="fails"):
+            deliver(lambda: importlib.import_module("fails"))()
     finally:
         for name in Kept.tree:
             sys.modules.pop(name, None)
