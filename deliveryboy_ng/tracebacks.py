@@ -64,9 +64,11 @@ def with_frames(error: BaseException, frames: list[tuple[str, int, str]]) -> Bas
 def _traceback(frames: list[tuple[str, int, str]]) -> TracebackType | None:
     import tblib
 
-    chain: dict[str, Any] | None = None
+    chain: TracebackType | None = None
+    # One by one: a chain of them takes tblib quadratic time.
     for file, line, function in reversed(frames):
-        frame = {"f_globals": {"__name__": "", "__file__": file}, "f_locals": {}, "f_lineno": line}
+        frame: dict[str, Any] = {"f_globals": {"__name__": "", "__file__": file}, "f_locals": {}, "f_lineno": line}
         frame["f_code"] = {"co_filename": file, "co_name": function}
-        chain = {"tb_frame": frame, "tb_lineno": line, "tb_next": chain}
-    return None if chain is None else tblib.Traceback.from_dict(chain).as_traceback()
+        first: TracebackType = tblib.Traceback.from_dict({"tb_frame": frame, "tb_lineno": line, "tb_next": None}).as_traceback()
+        first.tb_next, chain = chain, first
+    return chain
