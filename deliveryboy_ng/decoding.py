@@ -227,15 +227,17 @@ class _Weights:
             return 1
         parts = self._parts(value)
         if parts is None:
-            return 1 if not hasattr(value, "itemsize") else 1 + min(value.size, 1000) * (1 + value.itemsize // 4)
+            return 1 if type(value).__module__ != "numpy" else 1 + min(value.size, 1000) * (1 + value.itemsize // 4)
         self._charge(1 + len(parts))
         cuts = self._cuts
         self.open.add(id(value))
         weight = 1 + (len(parts) if set(map(type, parts)) <= _SMALL_NUMBERS else sum(map(self.of, parts)))
         self.open.discard(id(value))
         if cuts == self._cuts:
-            # Otherwise it is more where it is met elsewhere.
             self._known[id(value)] = weight
+        else:
+            # It may be more where it is met elsewhere, and is gone through anew.
+            self._charge(4 * len(parts))
         return weight
 
     def _parts(self, value: Any) -> Sequence[Any] | None:
