@@ -106,8 +106,10 @@ def _look_after(keeper: "supervisor.Supervisor", call: "ledger.Call") -> None:
     known = keeper.others(call) | {call.pid}
     strays = [pid for pid in processes.children(posix.getpid()) if pid not in known and not processes.is_nascent(pid)]
     if strays and any(other is not call and other.pid and not other.setup["template"] for other in keeper.calls.values()):
-        # Each call adopts its own orphans while it lives, so this was put here to be out of its sight, or is what one has left.
-        processes.kill_found(posix.getpid(), known)
+        # Each call adopts its own orphans while it lives.  What one has left that has just ended is seen to when it is finished;
+        # all else was put here to be out of its call's sight.
+        if not keeper.have_ended():
+            processes.kill_found(posix.getpid(), known)
         strays.clear()
     deadlines = [other.deadline for other in keeper.calls.values() if other.deadline is not None]
     call.next_look = watched.look([call.pid, *strays], call.reaped_cpu, min(deadlines, default=float("inf")))

@@ -270,13 +270,18 @@ class Supervisor:
         if _signal.SIGTERM in numbers or _signal.SIGHUP in numbers:
             self.stop = True
             return
-        system.reap(self._reaped)
+        self.have_ended()
         while True:
             # Finishing one may reap another.
             ended = [call for call in self.calls.values() if call.status is not None]
             if not ended:
                 return
             self._finish(ended[0])
+
+    def have_ended(self) -> bool:
+        """Wait for what has ended; tells whether there are calls among it that are still to be finished."""
+        system.reap(self._reaped)
+        return any(call.status is not None for call in self.calls.values())
 
     def _reaped(self, pid: int, status: int, used: "tuple[float, float, int]") -> None:
         """Charge a process that has ended, the call's own or an orphan of it, to its call."""
