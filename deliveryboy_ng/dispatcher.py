@@ -188,7 +188,7 @@ class Dispatcher:
 
     def _run(self, ended: threading.Lock) -> None:
         try:
-            while self._thread is threading.current_thread() and self._work():
+            while self._work():
                 pass
         except BaseException as problem:
             with self._lock:
@@ -208,6 +208,8 @@ class Dispatcher:
         if self._session is None:
             self._settle_given_up()
         with self._lock:
+            if self._thread is not threading.current_thread():
+                return False
             # First, for what they could not begin comes back before they end.
             self._retired = [retired for retired in self._retired if retired._ended.locked()]
             if not (self._waiting or self._is_busy or self._retired):

@@ -784,3 +784,32 @@ def test_a_call_is_ended_while_the_next_session_is_still_to_be_tried(end: str) -
                 delivery.receipt(20)
         executor._dispatcher._open_at = 0
         assert executor.submit(add, 1).result(20) == 2
+
+
+def test_a_thread_whose_start_was_interrupted_leaves_the_calls_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[threading.Thread] = []
+    go = threading.Event()
+    start, work = threading.Thread.start, Dispatcher._work
+
+    def interrupted(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+        raise KeyboardInterrupt
+
+    def late(dispatcher: Dispatcher) -> bool:
+        if threading.current_thread() in started:
+            go.wait(50)
+        return work(dispatcher)
+
+    monkeypatch.setattr(Dispatcher, "_work", late)
+    executor = DeliveryExecutor(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            executor.submit(add, 1)
+    delivery = executor.submit(time.sleep, 100)
+    assert delivery.remote_pid
+    go.set()
+    started[0].join(20)
+    assert not started[0].is_alive() and delivery.cancel()
+    executor.shutdown()
