@@ -95,11 +95,6 @@ def dumps_error(error: BaseException) -> bytes:
     return dumps([list(args), attributes, extra])
 
 
-def more_of(error: BaseException) -> "dict[str, object]":
-    """It is always made without a call of its class."""
-    return {}
-
-
 class _Shared(Exception):
     """Something within plain data is referred to from elsewhere too."""
 

@@ -50,7 +50,6 @@ def pack(error: BaseException, form: "Any", limit: str) -> bytes:
                 "members": [place(member) for member in _members(each)],
                 "packed": _packed(each, form),
                 "limit": "" if records else limit,
-                **form.more_of(each),
             }
         )
     try:
@@ -58,7 +57,6 @@ def pack(error: BaseException, form: "Any", limit: str) -> bytes:
     except MemoryError:
         for record in records:
             record.update(text=record["text"][:LONGEST_LINE], packed="MemoryError", notes=[])
-            record.pop("bare", None)
         return form.dumps(records)  # type: ignore[no-any-return]
 
 

@@ -213,11 +213,6 @@ def error(*made_from: "Any") -> "Any":
 error.__module__ = REPLY_MODULE
 
 
-def more_of(error: BaseException) -> "dict[str, object]":
-    """There is nothing that pickles do not hold."""
-    return {}
-
-
 # Says of a namespace that it is not the caller's __main__, though it calls itself so.
 APART = "__deliveryboy_apart__"
 
