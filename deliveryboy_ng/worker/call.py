@@ -144,13 +144,12 @@ def _fail(error: BaseException, spare: "list[bytearray]") -> int:
     return answer.reply(b"X", answer.pack_failure(error), answer.leave)
 
 
-def rehearse(setup: "dict[str, Any]") -> None:
-    """Do what can be done before the call comes: after a fork the first time that something is done is dear.
+def prepare_ahead(setup: "dict[str, Any]") -> None:
+    """Do what can be done before the call comes.
 
-    :param setup: the setup of the call that will come, if that is known
+    :param setup: the setup of the call that will most likely come
     """
-    rebuild.rehearse()
-    if setup and preparing.held_in_template is None and not setup["guard"] and setup["magic"] in (b"", preparing.magic()):
+    if not setup["guard"] and setup["magic"] in (b"", preparing.magic()):
         global _ahead
         try:
             held, packages = preparing.prepare(setup)

@@ -10,7 +10,7 @@ import marshal
 import posix
 import sys
 
-from . import call, pipes, records
+from . import call, pipes, rebuild, records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,30 +21,32 @@ NUMBER = 8
 PARTS = 4
 
 
-def prepare(modules: "list[str]") -> None:
+def prepare(modules: "list[str]", many: bool) -> None:
     """Import what every call needs.
 
     :param modules: those of the worker that this session's calls need besides
+    :param many: whether there will be many: behind a fork the first time that something is done is dear
     """
     call.import_early()
+    if many:
+        rebuild.rehearse()
     for name in modules:
         getattr(sys.modules[__name__.rpartition(".")[0]], name)
     if "limits" in modules:
         import resource  # noqa: F401
 
 
-def main(ends: pipes.Pipes, parent: int, expected: bytes = b"", rehearse: bool = False) -> "Any":
+def main(ends: pipes.Pipes, parent: int, expected: bytes = b"") -> "Any":
     """Become a spare, and then a call; never returns.
 
     :param expected: the setup of the call that is to come, if that is known
-    :param rehearse: whether there is time for it
     """
     code = records.FAILED
     try:
         call.take_place(ends, parent)
         setup = marshal.loads(expected) if expected else {}
-        if rehearse:
-            call.rehearse(setup)
+        if setup:
+            call.prepare_ahead(setup)
         packed, *box = _receive()
         code = call.run(marshal.loads(packed) if packed else setup, box)
     except BaseException:

@@ -393,7 +393,7 @@ def main(nonce: bytes, lane: str, own: str, early: str, workers: str) -> None:
     code = 1
     try:
         # Dearer behind a fork, where every page that is written has to be copied.
-        spare.prepare(early.split(",")[1:])
+        spare.prepare(early.split(",")[1:], workers != "0")
         if own != "-" and posix.getpid() != 1:
             from . import namespaces
 

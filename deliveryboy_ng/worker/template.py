@@ -62,4 +62,4 @@ def _fork_away(files: "list[int]", supervisor: int) -> "Any":
         sockets.of(posix.dup(files[-1])).send(b"+")
     except OSError:
         posix._exit(0)  # nobody wants it any more
-    spare.main(pipes.Pipes.of(files), supervisor, rehearse=True)
+    spare.main(pipes.Pipes.of(files), supervisor)
