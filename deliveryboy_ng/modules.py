@@ -21,7 +21,6 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from .exceptions import DeliveryPackingError
-from .worker import shipped
 
 __all__ = ["Collector", "Entry"]
 
@@ -158,8 +157,6 @@ def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
         # It may have been bound to others since, as pkgutil.extend_path does.
         path = list(getattr(sys.modules.get(parent), "__path__", above.submodule_search_locations))
     for finder in sys.meta_path:
-        if isinstance(finder, shipped.HomeFinder):
-            continue  # this is a call over there, which delivers in turn
         try:
             spec = finder.find_spec(name, path)
         except Exception:  # a hook of somebody else's

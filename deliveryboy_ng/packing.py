@@ -324,8 +324,6 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
             cells = [self._cells.setdefault(id(cell), (cell, cp._make_empty_cell()))[1] for cell in thing.__closure__]
             args = (*args[:-1], tuple(cells))
         within = _within(thing.__code__)
-        if "__name__" in slots["__globals__"] and "modules" in (*thing.__code__.co_names, *within.co_names):
-            self._collector.add(module, f"looked for in sys.modules by {thing.__qualname__}")
         slots["__globals__"].update({name: thing.__globals__[name] for name in sorted(within.read & thing.__globals__.keys())})
         for name, value in slots["__globals__"].items():
             by_name = naming.of_global(name, value)

@@ -45,7 +45,6 @@ MODULES = (
     "failure",
     "standin",
     "resources",
-    "homes",
     "bulk",
     "memory",
     "sockets",

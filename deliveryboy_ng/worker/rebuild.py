@@ -21,8 +21,6 @@ _namespace: "Any" = type(sys.implementation)
 
 # Functions and classes that travelled by value, by identity: they go back as the number the caller knows them by.
 _numbers: "dict[int, tuple[object, str]]" = {}
-# The modules that these came without, and the packages that those are in.
-homes: "set[str]" = {"__main__"}
 
 
 # Of a template, the classes that have come by value, by their numbers: its calls get them once more, and mean these.
@@ -33,22 +31,7 @@ def remember(made: "Any", number: "Any") -> "Any":
     """Note under which number the caller will know *made* again."""
     if number is not None:
         _numbers[id(made)] = (made, number)
-        if made.__module__ not in homes:
-            parts = str(made.__module__).split(".")
-            homes.update(".".join(parts[:count]) for count in range(1, len(parts) + 1))
     return made
-
-
-def came_without(module: str) -> "dict[str, object]":
-    """What came by itself and has a name in that module."""
-    made: "list[Any]" = [each for each, _ in _numbers.values() if each.__module__ == module]
-    found = {each.__qualname__: each for each in made}
-    for each in made:
-        # A function behind functools.lru_cache is pickled by its name, too.
-        for name, value in getattr(each, "__globals__", {}).items():
-            if type(value).__name__ == "_lru_cache_wrapper" and (value.__module__, value.__qualname__) == (module, name):
-                found[name] = value
-    return {name: each for name, each in found.items() if name.isidentifier()}
 
 
 def rehearse() -> None:

@@ -11,8 +11,6 @@ import _frozen_importlib
 import marshal
 import sys
 
-from . import rebuild
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -25,22 +23,7 @@ def install(modules: "dict[str, tuple[object, ...]]") -> None:
     """Make *modules*, and the stand-in for this library itself, importable."""
     if modules:
         sys.meta_path.insert(0, Finder(modules))
-    sys.meta_path.insert(0, HomeFinder())
     sys.meta_path.append(LibraryFinder())
-
-
-class HomeFinder:
-    """The first finder asked: it knows the modules of which functions and classes came by themselves."""
-
-    def find_spec(self, name: "Any", path: "Any" = None, target: "Any" = None) -> "Any":
-        if name not in rebuild.homes:
-            return None
-        from . import homes
-
-        return homes.find(name, path)
-
-    def invalidate_caches(self) -> None:
-        """Nothing is cached."""
 
 
 class LibraryFinder:
