@@ -21,19 +21,45 @@ _DATA: dict[type, Callable[[Any], Any]] = {
     tuple: lambda member: tuple.__getitem__(member, slice(None)),
 }
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None))
-# What instances are made, compared and filled with, besides their special methods.
-_OF_INSTANCES = ("__dataclass_fields__", "__dataclass_params__")
+# What instances are compared and filled with when they are unpacked; and, if their class is called for that, made with.
+_OF_INSTANCES = ("__hash__", "__eq__", "__setstate__", "__dataclass_fields__", "__dataclass_params__")
+_OF_MAKING = ("__new__", "__init__")
+_CODE = (types.FunctionType, staticmethod, classmethod, property)
 
 
 class Ahead:
-    """Of a class whose attributes are being packed, those that its instances need to be made: there is one among the attributes."""
+    """Of a class whose attributes are being packed, those that an instance among them needs to be unpacked."""
 
-    def __init__(self, kind: type, attributes: dict[str, Any]) -> None:
-        self._kind = kind
-        self._attributes = {name: value for name, value in attributes.items() if name in _OF_INSTANCES or _is_special(name, value)}
+    def __init__(self, kind: Any, attributes: dict[str, Any]) -> None:
+        self._kind, self._all = kind, attributes
 
     def __deliveryboy_reduce__(self) -> tuple[Any, ...]:
-        return reconstructors.class_setstate, (self._kind, (self._attributes, ()))
+        found: dict[str, Any] = {}
+        names = [*_OF_INSTANCES, *(_OF_MAKING if _is_called(self._kind) else ())]
+        while names:
+            name = names.pop()
+            value = self._all.get(name)
+            if (
+                name in self._all
+                and name not in found
+                and (isinstance(value, _CODE) or type(value) in _SIMPLE or name in _OF_INSTANCES)
+            ):
+                found[name] = value
+                # And what these use of it in turn; other attributes may be such instances.
+                names += [each for code in _codes_of(value) for each in code.co_names]
+        return reconstructors.class_setstate, (self._kind, (found, ()))
+
+
+def _is_called(kind: Any) -> bool:
+    """Whether unpickling an instance means to call its class, or its ``__new__`` with what it has been made with."""
+    if any(isinstance(getattr(kind, name, None), types.FunctionType) for name in ("__reduce__", "__reduce_ex__")):
+        return True
+    return hasattr(kind, "__getnewargs__") or hasattr(kind, "__getnewargs_ex__")
+
+
+def _codes_of(value: Any) -> list[types.CodeType]:
+    functions = [value, getattr(value, "__func__", None), *(getattr(value, name, None) for name in ("fget", "fset"))]
+    return [each.__code__ for each in functions if isinstance(each, types.FunctionType)]
 
 
 class Done:
@@ -47,22 +73,18 @@ class Done:
         return tuple, ()
 
 
-def _is_special(name: str, value: Any) -> bool:
-    return name.startswith("__") and isinstance(value, (types.FunctionType, staticmethod, classmethod))
-
-
-def ordinary(kind: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+def ordinary(kind: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     """With its qualified name; and, from the beginning, slots and what a hook of its bases may ask for.
 
     Slots are made with the class or not at all, and instances of one kind cannot become those of the other.
     """
-    make, (metaclass, name, bases, namespace, *rest), (attributes, more), *others = reduced
-    first = {each for each, value in attributes.items() if type(value) in _SIMPLE and not each.startswith("__")}
+    make, (metaclass, name, bases, namespace, number, _), (attributes, more), *others = reduced
+    namespace = {**namespace, "__qualname__": kind.__qualname__}
     if "__slots__" in vars(kind) and not issubclass(kind, tuple):
-        first.add("__slots__")
-    namespace = {**namespace, "__qualname__": kind.__qualname__, **{each: attributes[each] for each in attributes if each in first}}
-    attributes = {each: value for each, value in attributes.items() if each not in first}
-    return make, (metaclass, name, bases, namespace, *rest), (attributes, more), *others
+        namespace["__slots__"] = attributes["__slots__"]
+        attributes = {each: value for each, value in attributes.items() if each != "__slots__"}
+    simple = {each: value for each, value in attributes.items() if type(value) in _SIMPLE and not each.startswith("__")}
+    return make, (metaclass, name, bases, namespace, number, simple or None), (attributes, more), *others
 
 
 def enumeration(kind: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:

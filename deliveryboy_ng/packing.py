@@ -268,8 +268,8 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
             return self._by_name(naming.of_mark(thing))
         if isinstance(thing, types.ModuleType) and type(thing) is not types.ModuleType and modules_.is_module(thing):
             return self._reduce_module(thing)
-        if isinstance(thing, BaseException) and rebuild.is_made_plainly(thing):
-            return rebuild.make_error, rebuild.reduced_error(thing)
+        if isinstance(thing, BaseException) and rebuild.is_made_plainly(thing) and type(thing) not in copyreg.dispatch_table:
+            return rebuild.reduced_error(thing, rebuild.make_error, rebuild.fill_error)
         reduce = getattr(type(thing), "__deliveryboy_reduce__", None)
         return reduce(thing) if reduce else NotImplemented
 

@@ -98,7 +98,7 @@ def picklers() -> "list[Any]":
                 if not (isinstance(thing, BaseException) and is_made_plainly(thing)):
                     return NotImplemented
                 sys.modules.setdefault(REPLY_MODULE, sys.modules[__name__])
-                return error, reduced_error(thing)
+                return reduced_error(thing, error, fill)
             known = _numbers.get(id(thing))
             if known is not None:
                 sys.modules.setdefault(REPLY_MODULE, sys.modules[__name__])
@@ -158,42 +158,61 @@ _MEMBER: "Any" = type(FunctionType.__globals__)
 
 def is_made_plainly(error: BaseException) -> bool:
     """Whether pickle would make it anew by its ``__init__``, which has had its effects, or leave out what it knows."""
-    kind = type(error)
-    if kind.__reduce__ not in (BaseException.__reduce__, OSError.__reduce__):
+    kind: "Any" = type(error)
+    if kind.__reduce__ not in (BaseException.__reduce__, OSError.__reduce__) or kind.__reduce_ex__ is not object.__reduce_ex__:
         return False
-    return isinstance(kind.__init__, FunctionType) or isinstance(error, (AttributeError, NameError))
+    if kind.__setstate__ is not BaseException.__setstate__ or getattr(kind, "__getstate__", None) is not getattr(
+        object, "__getstate__", None
+    ):
+        return False
+    return isinstance(kind.__init__, FunctionType) or kind in (AttributeError, NameError)
 
 
-def reduced_error(error: BaseException) -> "tuple[Any, ...]":
-    """What it is made from by :func:`make_error`: its class, arguments and attributes."""
+def reduced_error(error: BaseException, make: "Any", fill: "Any") -> "tuple[Any, ...]":
+    """What it is made from by :func:`make_error` and :func:`fill_error`: its class, arguments and attributes."""
     state = dict(vars(error))
     for kind in type(error).__mro__:
         members = [each for each in vars(kind).values() if type(each) is _MEMBER] if "__slots__" in vars(kind) else []
         state.update({each.__name__: getattr(error, each.__name__) for each in members if hasattr(error, each.__name__)})
-    if isinstance(error, (AttributeError, NameError)) and getattr(error, "name", None) is not None:
+    if type(getattr(type(error), "name", None)) is _MEMBER and isinstance(error, (AttributeError, NameError)):
         state["name"] = error.name
-    return type(error), error.__reduce__()[1], state
+    return make, (type(error), error.__reduce__()[1]), state or None, None, None, fill
 
 
-def make_error(kind: "Any", args: "Any", state: "Any") -> "Any":
+def make_error(kind: "Any", args: "Any") -> "Any":
     """An exception as it was, without a call of its own ``__init__``, which may want other arguments than it has handed on."""
     error = kind.__new__(kind, *args)
-    if isinstance(error, OSError):
-        OSError.__init__(error, *args)
-    else:
-        state = {**state, "args": args}
-    for name, value in state.items():
-        # Its own kind may let nobody set anything.
-        BaseException.__setattr__(error, name, value)
+    # What it is besides an exception, an OSError say, has members of its own.
+    for base in kind.__mro__:
+        begin = vars(base).get("__init__")
+        if begin is not None and not isinstance(begin, FunctionType):
+            try:
+                begin(error, *args)
+            except Exception:
+                pass  # its own class has handed on what nobody else takes
+            break
+    if not isinstance(error, OSError):
+        BaseException.__setattr__(error, "args", args)
     return error
 
 
-def error(*made_from: "Any") -> "Any":
+def fill_error(error: "Any", state: "Any") -> None:
+    for name, value in state.items():
+        # Its own kind may let nobody set anything.
+        BaseException.__setattr__(error, name, value)
+
+
+def error(kind: "Any", args: "Any") -> "Any":
     """The same, in a reply."""
-    return make_error(*made_from)
+    return make_error(kind, args)
 
 
-error.__module__ = REPLY_MODULE
+def fill(error: "Any", state: "Any") -> None:
+    """The same, in a reply."""
+    fill_error(error, state)
+
+
+error.__module__ = fill.__module__ = REPLY_MODULE
 
 
 # Says of a namespace that it is not the caller's __main__, though it calls itself so.

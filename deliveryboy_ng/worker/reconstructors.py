@@ -85,20 +85,22 @@ def make_home(name: "Any", known: "dict[str, Any]") -> None:
         sys.modules[name] = home
 
 
-def make_class(metaclass: "Any", name: "Any", bases: "Any", keywords: "Any", number: "Any", extra: "Any") -> "Any":
+def make_class(metaclass: "Any", name: "Any", bases: "Any", keywords: "Any", number: "Any", simple: "Any") -> "Any":
+    """:param simple: attributes that a hook may ask for; they are set once more afterwards, whatever that makes of them"""
     if number in rebuild.shared:
         return rebuild.shared[number]
     import types
 
-    def make() -> "Any":
-        return types.new_class(name, bases, {"metaclass": metaclass}, lambda namespace: namespace.update(keywords))
+    def make(more: "Any") -> "Any":
+        return types.new_class(name, bases, {"metaclass": metaclass}, lambda namespace: namespace.update(keywords, **more))
 
-    try:
-        made = make()
-    except Exception:
-        # A hook may want what stood in the class statement, which nobody has kept; it has seen the class where that was made.
-        made = _without_hook(bases, make)
-    return rebuild.remember(made, number)
+    for more in (simple or {}, {}):
+        try:
+            return rebuild.remember(make(more), number)
+        except Exception:
+            continue  # not everything that is set on a class may stand in it
+    # A hook may want what stood in the class statement, which nobody has kept; it has seen the class where that was made.
+    return rebuild.remember(_without_hook(bases, lambda: make({})), number)
 
 
 def _without_hook(bases: "Any", make: "Any") -> "Any":
@@ -170,6 +172,9 @@ def make_type_alias(kind: "Any", name: "Any", module: "Any", *details: "Any") ->
     return made
 
 
+_SIMPLE = (bool, int, float, complex, str, bytes, type(None))
+
+
 def class_setstate(made: "Any", state: "Any") -> "Any":
     attributes, _ = state
     if rebuild.number_of(made) in rebuild.shared:
@@ -178,7 +183,10 @@ def class_setstate(made: "Any", state: "Any") -> "Any":
     for name, own in attributes.pop("_deliveryboy_members", {}).items():
         vars(made.__members__[name]).update(own)
     for name, value in attributes.items():
-        setattr(made, name, value)
+        # Simple ones are there already, unless a hook has made something else of them once more.
+        found = vars(made).get(name, made)
+        if found is made or type(found) is not type(value) or type(value) not in _SIMPLE or found != value:
+            setattr(made, name, value)
     if "__firstlineno__" in attributes:
         # 3.13 drops it again as soon as another attribute is set.
         made.__firstlineno__ = attributes["__firstlineno__"]

@@ -88,7 +88,7 @@ class Watch:
         tasks = _living(found)
         if self.processes is not None and max(tasks, len(found) - processes.MOST_ENDED) > self.processes:
             self.tasks = max(self.tasks, tasks)
-            self.exceeded.setdefault("processes", tasks)
+            self.exceeded.setdefault("processes", tasks if tasks > self.processes else len(found))
             return time.monotonic() + SHORTEST
         if self.processes is not None and tasks > max(1, self._tasks_before) and self._put_off < _MOST_PUT_OFF:
             # Memory of a process that is forking may not be seen before it gets to run again, and there may be ever more.
