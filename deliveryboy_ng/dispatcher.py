@@ -41,8 +41,6 @@ _live: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 class Dispatcher:
     """Takes deliveries in any thread; see :meth:`add`, :meth:`close`.
 
-    A session whose template has ended, and whose calls run on, is left to a dispatcher that takes no others: it is retired.
-
     :ivar workers: how many calls may run at a time
     """
 
@@ -65,7 +63,6 @@ class Dispatcher:
         self._template = template
         self._kit = kit_of(options, workers, template is not None)
         self._is_closing = False
-        self._heir: Dispatcher | None = None
         self._begin_anew()
         _live.add(self)
 
@@ -86,7 +83,6 @@ class Dispatcher:
         self._ended = threading.Lock()
         self._session: Session | None = None
         self._greeting: Greeting | None = None
-        self._retired: list[Dispatcher] = []
         self._requests: deque[str] = deque()
         self._losses = 0
         self._open_at = -math.inf
@@ -175,7 +171,7 @@ class Dispatcher:
         return bool(self._running or self._ending)
 
     def _all(self) -> list[Delivery[Any]]:
-        return [delivery for dispatcher in (self, *self._retired) for delivery in list(dispatcher._known)]
+        return list(self._known)
 
     def _wake(self) -> None:
         session = self._session
@@ -200,8 +196,6 @@ class Dispatcher:
                 # Where there was nothing to do any more there is no session, or it is the next thread's.
                 self._drop_session()
             ended.release()
-            if self._heir is not None:
-                self._heir._wake()
 
     def _work(self) -> bool:
         """One turn; false when nothing will come any more."""
@@ -210,9 +204,7 @@ class Dispatcher:
         with self._lock:
             if self._thread is not threading.current_thread():
                 return False
-            # First, for what they could not begin comes back before they end.
-            self._retired = [retired for retired in self._retired if retired._ended.locked()]
-            if not (self._waiting or self._is_busy or self._retired):
+            if not self._waiting and not self._is_busy:
                 if self._is_closing:
                     return False
                 if self._session is None:
@@ -220,9 +212,7 @@ class Dispatcher:
                     self._thread = None
                     return False
         wait = self._open_at - time.monotonic()
-        if not (self._waiting or self._is_busy) and (self._session is None or self._is_closing):
-            self._nap.acquire()  # until the retired have ended
-        elif self._session is None and wait > 0:
+        if self._session is None and wait > 0:
             self._nap.acquire(timeout=wait)
         elif self._session is None:
             self._open()
@@ -303,36 +293,11 @@ class Dispatcher:
             if exchange.over:
                 self._conclude(session, exchange, self._ending.pop(exchange))
         self._is_spent = self._is_spent or (self._base is not None and self._base.over)
-        if self._heir is not None:
-            self._heir._wake()
-            if session.lost or not self._is_busy:
-                self._drop_session()
-        elif session.lost or (self._is_spent and (not self._is_busy or self._retire())):
+        if session.lost or (self._is_spent and not self._is_busy):
             self._note_loss()
             if self._is_spent and self._losses > _MOST_LOST_TEMPLATES:
                 self._fail(self._take_all(), self._lost_templates())
             self._drop_session()
-
-    def _retire(self) -> bool:
-        """Leave the session with the calls that run there to another thread: what waits for a new one need not wait for them."""
-        retired = Dispatcher(self._options, self.workers, None, 0, self._template)
-        retired._heir, retired._is_closing, retired._is_spent = self, True, True
-        retired._session, retired._greeting, retired._base = self._session, self._greeting, self._base
-        retired._running, retired._ending = self._running, self._ending
-        retired._known = {*self._running.values(), *self._ending.values()}
-        try:
-            with retired._lock:
-                retired._have_a_thread()
-        except RuntimeError:
-            return False  # there is none to be had now
-        self._retired.append(retired)
-        self._known -= retired._known
-        self._session, self._running, self._ending = None, {}, {}
-        return True
-
-    @property
-    def _places(self) -> int:
-        return self.workers - sum(len(dispatcher._running) for dispatcher in (self, *self._retired))
 
     def _lost_templates(self) -> InitializerFailed:
         return InitializerFailed(
@@ -344,7 +309,7 @@ class Dispatcher:
         assert self._greeting is not None
         if self._is_spent:
             return
-        while self._waiting and self._places > 0:
+        while self._waiting and len(self._running) < self.workers:
             delivery = self._waiting.popleft()
             if delivery.is_given_up or not (delivery.running() or delivery.begin()):
                 self._settle_unsent(delivery)
@@ -392,10 +357,7 @@ class Dispatcher:
         elif (has_not_begun or delivery.retries > 0) and not (delivery.cancelled() or ending.is_asked_for):
             delivery.retries -= not has_not_begun
             delivery.begin_again()
-            self._known.discard(delivery)
-            heir = self._heir or self
-            heir._known.add(delivery)
-            heir._waiting.appendleft(delivery)
+            self._waiting.appendleft(delivery)
             return
         try:
             receipt = delivery.journey.conclude(session, self._greeting, exchange.ending, exchange.parcel.size)

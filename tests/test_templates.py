@@ -244,33 +244,6 @@ def test_calls_that_have_not_begun_when_the_template_ends_are_sent_again(tmp_pat
     assert len(mark.read_text().split()) == 2
 
 
-def test_calls_of_a_session_whose_template_has_ended_run_to_their_end_beside_the_next(tmp_path: Path) -> None:
-    mark, pipe = tmp_path / "mark", tmp_path / "pipe"
-    os.mkfifo(pipe)
-
-    def note(mark: str) -> None:
-        with open(mark, "a") as file:
-            file.write(f"{os.getpid()} ")
-
-    with DeliveryExecutor(2, initializer=note, initargs=(str(mark),)) as executor:
-        for count in (1, 2):
-            long = executor.submit(pipe.read_text)
-            assert long.remote_pid
-            conftest.kill(int(mark.read_text().split()[-1]))
-            assert [executor.submit(add, n).result(30) for n in range(4)] == [1, 2, 3, 4]
-            assert not long.done() and len(mark.read_text().split()) == count + 1
-            pipe.write_text("done")
-            assert long.result(20) == "done" and long.receipt(20).ok
-        long = executor.submit(pipe.read_text)
-        assert long.remote_pid
-        conftest.kill(int(mark.read_text().split()[-1]))
-        assert executor.submit(add, 1).result(30) == 2
-        executor.shutdown(wait=False)
-        assert not long.done()
-        pipe.write_text("done")
-    assert long.result(0) == "done"
-
-
 def test_a_template_that_ends_again_and_again_fails_the_calls() -> None:
     def end_when_forking() -> None:
         import posix
