@@ -221,7 +221,7 @@ class Runner(Generic[P, R]):
         """What it was given by name after it had been made; what the function has the function takes along itself."""
         known = {**getattr(self.__wrapped__, "__dict__", {}), "options": self.options}
         given = {name: value for name, value in vars(self).items() if not name.startswith("_")}
-        return {name: value for name, value in given.items() if name not in known or known[name] is not value}
+        return {name: value for name, value in given.items() if (name not in known or known[name] is not value) and _travels(value)}
 
     @property
     def _function(self) -> Any:
@@ -297,6 +297,17 @@ def runner_of(func: Any, options: Options) -> Runner[Any, Any]:
     return (UnboundRunner if isinstance(func, (classmethod, staticmethod)) else Runner)(func, options)
 
 
+def _travels(value: Any) -> bool:
+    """Whether there is no reason to refuse calls that may not need it at all."""
+    import pickle
+
+    try:
+        pickle.dumps(value)
+    except Exception:
+        return False
+    return True
+
+
 class Manifest(tuple):  # type: ignore[type-arg]
     """What would travel: :class:`~deliveryboy_ng.modules.Entry` after entry; printed, a table."""
 
@@ -334,9 +345,13 @@ def _reached(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
             func, args = func.__func__, (func.__self__, *args)
         elif type(func) is functools.partial and not _has_gaps(func):
             func, args, kwargs = func.func, (*func.args, *args), {**func.keywords, **kwargs}
-        elif isinstance(type(func).__call__, types.FunctionType):
+        elif isinstance(func, functools._lru_cache_wrapper):
+            func = func.__wrapped__
+        elif isinstance(inspect.getattr_static(type(func), "__call__", None), types.FunctionType):
             func, args = type(func).__call__, (func, *args)
         elif type(func).__call__ is type.__call__ and func.__new__ is object.__new__:
+            if not isinstance(inspect.getattr_static(func, "__init__"), types.FunctionType):
+                break
             func, args = func.__init__, (None, *args)
         else:
             break

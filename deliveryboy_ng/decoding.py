@@ -50,7 +50,7 @@ _WORDS = {"rows": 7, "records": 25, "instances": 20, "each": 20}
 _INT, _FLOAT = 5, 4
 _UNCACHED = bytes(range(128, 251))
 # Combinations of flags stay in their class for ever.
-_MOST_COMBINATIONS = 1000
+_MOST_COMBINATIONS = 10_000
 # How deep JSON may be nested; the limit on recursion, which keeps the parser from crashing, may have been raised.
 _DEEPEST_JSON, _SAFE_RECURSION = 5000, 20_000
 _UNITS = frozenset(("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as", "generic"))
@@ -203,7 +203,6 @@ class _Weights:
         self._charge = charge
         self._known: dict[int, int] = {}
         self._made_of: dict[int, tuple[Any, Sequence[Any]]] = {}
-        self._cuts = 0
 
     def note(self, made: Any, words: Sequence[Any]) -> Any:
         """What it was made of, if it is no container and that is not small."""
@@ -216,28 +215,23 @@ class _Weights:
             return 1 if type(value) is not int else 1 + value.bit_length() // 64
         if type(value) is str:
             # Others are shown as up to ten characters each.
-            return 1 + (len(value) // 4 if value.isprintable() else 3 * len(value))
+            return 1 + (len(value) // 16 if value.isprintable() else len(value) // 2)
         if isinstance(value, (bytes, bytearray)):
-            return 1 + len(value) // 4
+            return 1 + len(value) // 16
         known = self._known.get(id(value))
         if known is not None:
             return known
         if id(value) in self.open:
-            self._cuts += 1
             return 1
         parts = self._parts(value)
         if parts is None:
-            return 1 if type(value).__module__ != "numpy" else 1 + min(value.size, 1000) * (1 + value.itemsize // 4)
+            return 1 if type(value).__module__ != "numpy" else 1 + min(value.size, 1000)
         self._charge(1 + len(parts))
-        cuts = self._cuts
         self.open.add(id(value))
         weight = 1 + (len(parts) if set(map(type, parts)) <= _SMALL_NUMBERS else sum(map(self.of, parts)))
         self.open.discard(id(value))
-        if cuts == self._cuts:
-            self._known[id(value)] = weight
-        else:
-            # It may be more where it is met elsewhere, and is gone through anew.
-            self._charge(4 * len(parts))
+        # What goes round may be more where it is met elsewhere; to go through it again and again takes as long as to show it.
+        self._known[id(value)] = weight
         return weight
 
     def _parts(self, value: Any) -> Sequence[Any] | None:
@@ -609,11 +603,28 @@ def _check_kept(made: Any, field: str, value: Any) -> None:
     """A ``__post_init__`` has been at work over there already; what makes something else of its own work would falsify it."""
     try:
         kept = getattr(made, field)
-        if kept is value or bool(kept == value):
+        if _is_same(kept, value):
             return
     except Exception:
-        pass
+        pass  # whatever the class does when it is looked at
     raise Undecodable(f"{type(made).__name__} makes another {field} of the one that it was given")
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether they are the same, or alike: a copy, say, with what is no number where there was none."""
+    if one is other or (type(one) is type(other) is float and math.isnan(one) and math.isnan(other)):
+        return True
+    if hasattr(one, "dtype") and hasattr(other, "dtype"):
+        import numpy
+
+        return bool(numpy.array_equal(one, other, equal_nan=one.dtype.kind in "fc"))
+    if type(one) is type(other) and type(one) in (list, tuple):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if type(one) is type(other) is dict:
+        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+    if type(one) is type(other) and is_dataclass(one):
+        return all(_is_same(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
+    return bool(one == other)
 
 
 def _tuple_of(self: _Decoder, node: list[Any]) -> Any:

@@ -84,7 +84,8 @@ class Dispatcher:
         self._session: Session | None = None
         self._greeting: Greeting | None = None
         self._requests: deque[str] = deque()
-        self._losses = 0
+        self._losses = self._lost_in_vain = 0
+        self._has_requests = False
         self._open_at = -math.inf
         self._idle_since = math.inf
 
@@ -139,6 +140,7 @@ class Dispatcher:
 
     def _note_request(self) -> None:
         """A session that is being made, for calls of which nobody wants one any more, is given up if no others can come."""
+        self._has_requests = True
         opening = self._opening
         if opening is not None and self._is_unwanted():
             self._requests.append("kill")
@@ -231,6 +233,9 @@ class Dispatcher:
         return True
 
     def _settle_given_up(self) -> None:
+        if not self._has_requests:
+            return
+        self._has_requests = False
         with self._lock:
             given_up = {delivery for delivery in self._waiting if delivery.is_given_up}
             if given_up:
@@ -283,7 +288,7 @@ class Dispatcher:
 
     def _turn(self, session: Session) -> None:
         self._send_waiting(session)
-        if self._is_closing and not self._is_busy:
+        if self._is_closing and not (self._is_busy or self._waiting):
             return  # all that waited was cancelled
         session.turn(self._idle_since + self._idle_timeout if not self._is_busy else math.inf)
         for exchange in list(self._running):
@@ -295,14 +300,16 @@ class Dispatcher:
         self._is_spent = self._is_spent or (self._base is not None and self._base.over)
         if session.lost or (self._is_spent and not self._is_busy):
             self._note_loss()
-            if self._is_spent and self._losses > _MOST_LOST_TEMPLATES:
-                self._fail(self._take_all(), self._lost_templates())
+            if not session.lost:
+                self._lost_in_vain += 1
+                if self._lost_in_vain > _MOST_LOST_TEMPLATES:
+                    self._fail(self._take_all(), self._lost_templates())
             self._drop_session()
 
     def _lost_templates(self) -> InitializerFailed:
         return InitializerFailed(
-            f"the process from which this session's calls are forked has ended {self._losses} times before any call could begin: "
-            "look for what initializer and preload leave behind that ends it"
+            f"the process from which this session's calls are forked has ended {self._lost_in_vain} times before any call could "
+            "begin: look for what initializer and preload leave behind that ends it"
         )
 
     def _send_waiting(self, session: Session) -> None:
@@ -336,8 +343,9 @@ class Dispatcher:
     def _conclude(self, session: Session, exchange: Exchange, delivery: Delivery[Any]) -> None:
         assert self._greeting is not None
         if exchange.answered:
-            self._losses = 0
-        if delivery.done() and exchange.answered and not delivery.cancelled():
+            self._losses = self._lost_in_vain = 0
+        has_result = delivery.done() and exchange.answered and not delivery.cancelled()
+        if has_result and not trail.is_kept():
             journey = delivery.journey
             journey.finish()
             journey.let_go()
@@ -345,16 +353,13 @@ class Dispatcher:
             delivery.settle_later(
                 functools.partial(journey.conclude, session, self._greeting, exchange.ending, exchange.parcel.size)
             )
-            if trail.is_kept():
-                with contextlib.suppress(BaseException):  # who asks for the receipt hears of it
-                    delivery.receipt()
             return
         ending = exchange.ending
         has_not_begun = ending.refused.endswith(records.NO_TEMPLATE)
         self._is_spent = self._is_spent or has_not_begun
         if ending.lost is None and not has_not_begun:
-            self._losses = 0
-        elif (has_not_begun or delivery.retries > 0) and not (delivery.cancelled() or ending.is_asked_for):
+            self._losses = self._lost_in_vain = 0
+        elif (has_not_begun or delivery.retries > 0) and not (has_result or delivery.cancelled() or ending.is_asked_for):
             delivery.retries -= not has_not_begun
             delivery.begin_again()
             self._waiting.appendleft(delivery)
@@ -365,6 +370,7 @@ class Dispatcher:
             self._settle(delivery, None, problem)
         else:
             self._settle(delivery, receipt)
+            trail.note(receipt)
 
     def _note_loss(self) -> None:
         """What is lost again and again is opened again ever later."""

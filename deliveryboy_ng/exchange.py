@@ -20,6 +20,8 @@ __all__ = ["Ending", "Exchange", "Line"]
 _STALLED = 5.0
 # Bytes that may still be on their way, and are not waited for, when the time is over.
 _MOST_LATE = 1 << 22
+# Seconds that an answer may still take to come when its time is over.
+_LONGEST_LATE = 900.0
 # Bytes a second that any line can be expected to carry: the box may still lie in its buffers when it has been written.
 _SLOWEST = 1 << 14
 # The same where no line is in between; and bytes that may lie in buffers on the way.
@@ -48,6 +50,7 @@ class Ending:
     told: bool = False
     _latest: float = math.inf
     _late: int = 0
+    _late_since: float = 0.0
     _total: int | None = None
 
     @property
@@ -88,17 +91,16 @@ class Ending:
             self.patience = _extended(self.patience, moved / _SLOWEST, time.monotonic() + _STALLED)
 
     def hear(self, kind: int, size: int) -> None:
-        """Wait longer for what is overdue while it comes, as fast as a slow line at least.
-
-        Nobody writes any more: there is no more of it than lies in buffers on the way.
-        """
+        """Wait longer for what is overdue while it comes, as fast as a slow line at least; for what is unwanted, not for ever."""
         if self.remote_pid is None or kind not in (frames.STDOUT, frames.STDERR, frames.REPLY):
             return
         now = time.monotonic()
         if now + _STALLED <= self.patience:
             return
-        self._late += size
-        if self._late <= _MOST_LATE:
+        if kind != frames.REPLY or self.reply.overlong or self.cancelled:
+            self._late += size
+        self._late_since = self._late_since or now
+        if self._late <= _MOST_LATE and now < self._late_since + _LONGEST_LATE:
             self.patience = _extended(self.patience, size / _SLOWEST, now + _STALLED)
 
     def expect_start(self, taken: int, is_here: bool, patience: float) -> None:

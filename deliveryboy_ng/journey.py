@@ -96,6 +96,7 @@ class Journey:
             finally:
                 self.box.let_go()
         receipt = self.conclude(session, greeting, exchange.ending, exchange.parcel.size)
+        trail.note(receipt)
         if self.is_interrupted(receipt, exchange.ending):
             raise KeyboardInterrupt from receipt.exception
         return receipt
@@ -173,9 +174,7 @@ class Journey:
         self.finish()
         if self._problem is not None:
             raise self._problem
-        receipt = self._receipt(session, greeting, ending, sent)
-        trail.note(receipt)
-        return receipt
+        return self._receipt(session, greeting, ending, sent)
 
     def is_interrupted(self, receipt: Receipt, ending: Ending) -> bool:
         """Whether there was a Ctrl-C which the function has not dealt with itself."""

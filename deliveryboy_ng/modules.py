@@ -85,7 +85,7 @@ _LOAD_CONST = opcode.opmap["LOAD_CONST"]
 def imports_of(code: CodeType) -> Imports:
     """All import statements in *code* and the code within it, as (level, name, names imported from it), in their order.
 
-    Names given as constants to ``import_module`` and ``__import__`` count too, and any ``get_data`` may be pkgutil's.
+    Names given as constants to ``import_module`` and ``__import__`` count too, and pkgutil's ``get_data``.
     """
     found: dict[tuple[int, str, tuple[str, ...]], None] = {}
     loaded: list[Any] = []
@@ -100,7 +100,7 @@ def imports_of(code: CodeType) -> Imports:
             loaded.append(code.co_consts[argument])
         elif opcode.opname[operation] == "LOAD_SMALL_INT":
             loaded.append(argument)
-    if "get_data" in code.co_names:
+    if "get_data" in code.co_names and _reads_with_pkgutil(code):
         found[0, _GET_DATA, ()] = None
     dynamic = {"import_module", "__import__"} & set(code.co_names)
     for constant in code.co_consts:
@@ -110,6 +110,29 @@ def imports_of(code: CodeType) -> Imports:
             name = constant.lstrip(".")
             found[len(constant) - len(name), name, ()] = None
     return tuple(found)
+
+
+def _reads_with_pkgutil(code: CodeType) -> bool:
+    """Whether a ``get_data`` there may be pkgutil's: it stands by itself, or behind that."""
+    import dis
+
+    words = [each for each in dis.get_instructions(code) if isinstance(each.argval, str)]
+    before = ["", *(each.argval for each in words)]
+    alone = ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_FROM")
+    return any(
+        each.argval == "get_data" and (each.opname in alone or former == "pkgutil")
+        for each, former in zip(words, before, strict=False)
+    )
+
+
+def names_itself(code: CodeType, home: str) -> bool:
+    """Whether that code may speak of the module that it is in, or of a package around it, by its name."""
+    if {"__package__", "__name__", "__spec__", "__file__"} & set(code.co_names):
+        return True
+    texts = [constant for constant in code.co_consts if isinstance(constant, str) and constant]
+    return any(f"{home}.".startswith(f"{text}.") for text in texts) or any(
+        names_itself(constant, home) for constant in code.co_consts if isinstance(constant, CodeType)
+    )
 
 
 def names_of(imports: Imports, package: str) -> Iterator[str]:
@@ -345,8 +368,11 @@ class Collector:
         for name in names_of(imports_of(code), package):
             self.add(name, reason)
 
-    def add(self, name: str, reason: str) -> None:
-        """Add a module, the packages above it, and all that they import; unknown names are none of ours."""
+    def add(self, name: str, reason: str, needed: bool = False) -> None:
+        """Add a module, the packages above it, and all that they import; unknown names are none of ours.
+
+        :param needed: whether it is referred to, and not just imported, which may fail and be dealt with
+        """
         self._asked.add(name)
         queue = [(name, reason)]
         while queue:
@@ -357,7 +383,7 @@ class Collector:
             self._seen.add(name)
             spec = find_spec(name)
             if spec is None:
-                if name in self._asked:
+                if needed and name in self._asked:
                     _refuse_if_made_by_hand(name)
                 continue
             kind = "own" if self.is_named(name) and not (spec.origin or "").endswith(_EXTENSIONS) else kind_of(spec)

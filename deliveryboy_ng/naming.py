@@ -6,9 +6,9 @@ import functools
 import importlib
 import sys
 import types
-from collections.abc import Mapping
 from typing import Any
 
+from . import modules as modules_
 from .worker import rebuild
 
 __all__ = ["ByName", "of_global", "of_mark", "of_method", "unwrapping_steps"]
@@ -43,29 +43,33 @@ class ByName:
 
 
 def of_method(method: Any) -> ByName | None:
-    """A bound method that a module hands out as a function, as ``random`` does: its object is the module's business."""
+    """A bound method that a module hands out as a function, as ``random`` does: its object is that module's business."""
     owner, name = method.__self__, method.__name__
     if owner is None or isinstance(owner, (type, types.ModuleType)):
         return None
-    kind = type(owner)
-    for place in (getattr(method, "__module__", None), kind.__module__):
-        while isinstance(place, str) and place:
-            module = sys.modules.get(place)
-            if module is not None and place != "__main__" and vars(module).get(name) is method:
+    for place in (getattr(method, "__module__", None), type(owner).__module__):
+        if isinstance(place, str) and place != "builtins" and _is_of_the_library(place):
+            namespace = vars(sys.modules[place]) if place in sys.modules else {}
+            if namespace.get(name) is method:
                 return ByName(place, name)
-            place = place.rpartition(".")[0]
     return None
 
 
-@functools.lru_cache(maxsize=1024)
 def of_mark(mark: object) -> ByName | None:
     """A plain ``object()``, which is known by its identity alone."""
+    found = _marks(len(sys.modules)).get(id(mark))
+    return found[1] if found is not None and found[0] is mark else None
+
+
+@functools.lru_cache(maxsize=1)
+def _marks(_: int) -> dict[int, tuple[object, ByName]]:
+    found: dict[int, tuple[object, ByName]] = {}
     for place, module in list(sys.modules.items()):
         if isinstance(module, types.ModuleType) and place not in _MAIN:
             for name, value in list(vars(module).items()):
-                if value is mark:
-                    return ByName(place, name)
-    return None
+                if type(value) is object:
+                    found.setdefault(id(value), (value, ByName(place, name)))
+    return found
 
 
 def of_global(name: str, value: Any) -> ByName | None:
@@ -74,20 +78,36 @@ def of_global(name: str, value: Any) -> ByName | None:
     ``from os import environ`` means what ``os.environ`` means over there.  What has been set for this program, like its
     arguments, is packed.
     """
-    if type(value) in _PLAIN or isinstance(value, (type, types.FunctionType, types.ModuleType)) or value is sys.argv:
+    kind = type(value)
+    if kind in _PLAIN or isinstance(value, (type, types.FunctionType, types.ModuleType)) or value is sys.argv:
         return None
-    places = [place for place, namespace in _standard_library(len(sys.modules)) if namespace.get(name) is value]
+    if kind not in (list, dict, set) and not _is_of_the_library(kind.__module__):
+        return None
+    places = _standard_library(len(sys.modules)).get((id(value), name), [])
+    # Its name may mean something else by now.
+    places = [place for place in places if place in sys.modules and vars(sys.modules[place]).get(name) is value]
     return ByName(min(places, key=lambda place: (place.startswith("_"), place)), name) if places else None
 
 
 @functools.lru_cache(maxsize=1)
-def _standard_library(_: int) -> list[tuple[str, Mapping[str, Any]]]:
-    modules = list(sys.modules.items())
-    return [
-        (name, vars(module))
-        for name, module in modules
-        if name.partition(".")[0] in sys.stdlib_module_names and isinstance(module, types.ModuleType) and name not in _MAIN
-    ]
+def _standard_library(_: int) -> dict[tuple[int, str], list[str]]:
+    """Where what stands under a name, by identity and name."""
+    found: dict[tuple[int, str], list[str]] = {}
+    for place, module in list(sys.modules.items()):
+        if isinstance(module, types.ModuleType) and place not in (*_MAIN, "builtins") and _is_of_the_library(place):
+            for name, value in list(vars(module).items()):
+                if type(value) not in _PLAIN and not name.startswith("__"):
+                    found.setdefault((id(value), name), []).append(place)
+    return found
+
+
+@functools.cache
+def _is_of_the_library(module: str) -> bool:
+    """Whether a module is really the standard library's, and not only called so."""
+    if module.partition(".")[0] not in sys.stdlib_module_names:
+        return False
+    spec = modules_.find_spec(module)
+    return spec is not None and modules_.kind_of(spec) == "stdlib"
 
 
 def unwrapping_steps(func: types.FunctionType, module: str) -> int | None:

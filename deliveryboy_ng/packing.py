@@ -153,13 +153,17 @@ def pack(
     collector = modules_.Collector(named)
     keep_home = keep_home and by_value and home is not None and not collector.is_named(home)
     box = _pack(func, args, kwargs, collector, {home} if keep_home else set(), by_value)
-    if home is not None and keep_home and (home in collector.modules or collector.code_reads_data()):
+    if home is not None and keep_home and (home in collector.modules or (collector.code_reads_data() and _speaks_of(home, box))):
         # Another module imports the function's own, or the function looks for the files beside it by its module's name or
         # its package's: then the module must exist over there as a module, and only once.
         collector = modules_.Collector(named)
         collector.add(home, "the function's own")
         box = _pack(func, args, kwargs, collector, set(), by_value)
     return box
+
+
+def _speaks_of(home: str, box: Box) -> bool:
+    return any(modules_.names_itself(each.__code__, home) for each in box.own.values() if isinstance(each, types.FunctionType))
 
 
 def _home(func: Any) -> str | None:
@@ -378,7 +382,7 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
 
     def _reduce_module(self, module: types.ModuleType) -> Any:
         if modules_.is_module(module) and module.__name__ != "__main__":
-            self._collector.add(module.__name__, "referred to by name")
+            self._collector.add(module.__name__, "referred to by name", needed=True)
         return _translated(cp._module_reduce(module))
 
 

@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 from .confinement import Confinement
 from .exceptions import DeliveryOptionError
@@ -312,18 +312,29 @@ class Bubblewrap(Transport):
     options: tuple[str, ...] = ()
 
     confines = own_pids = True
+    # What it is to do of one; see confined().
+    _confinement: ClassVar[Confinement | None] = None
 
     def __post_init__(self) -> None:
         _refuse_unclear(self, "network")
         for name in ("write", "hide"):
             object.__setattr__(self, name, _paths("Bubblewrap", name, getattr(self, name)))
         object.__setattr__(self, "options", _words("Bubblewrap", "options", self.options))
-        for path in {os.path.normpath(words[-1]) for words in self._binds()} & set(map(os.path.normpath, self.hide)):
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        for path in {os.path.normpath(words[-1]) for words in self._binds()} & set(map(os.path.normpath, map(str, self.hide))):
             raise DeliveryOptionError(f"Bubblewrap: {path} cannot be hidden and be there; leave it out of hide, or out of the rest")
 
     def _binds(self) -> list[tuple[str, ...]]:
         """What the machine's own is mounted for: options of bwrap, each with the place as its last word."""
-        return [("--bind", path, path) for path in map(str, self.write)]
+        own: list[tuple[str, ...]] = [("--bind", path, path) for path in map(str, self.write)]
+        named = self._confinement
+        if named is None:
+            return own
+        # What does not exist is for the far side to say, in its own words.
+        kinds = (("--ro-bind-try", named.read), ("--bind-try", named.write), ("--dev-bind-try", named.devices))
+        return [*own, *((option, path, path) for option, paths in kinds for path in map(str, paths or ()))]
 
     def _mounts(self) -> list[tuple[str, ...]]:
         """All that is mounted, in an order in which nothing covers what shall be seen, or uncovers what shall not.
@@ -353,11 +364,12 @@ class Bubblewrap(Transport):
         return frozenset({"cgroup", "ipc", "uts"} | (set() if self.network else {"net"}))
 
     def confined(self, confinement: Confinement) -> Transport:
-        own = {name: getattr(self, name) for name in Bubblewrap.__dataclass_fields__}
-        own["network"] = self.network or confinement.network
         # Without CAP_SETFCAP root cannot appear as itself in the call's own user namespace; the call gives it away.
-        own["options"] = (*self.options, "--cap-add", "CAP_SETFCAP")
-        return _ConfinedBubblewrap(**own, confinement=confinement)
+        options = (*self.options, "--cap-add", "CAP_SETFCAP")
+        made = replace(self, network=self.network or confinement.network, options=options)
+        object.__setattr__(made, "_confinement", confinement)
+        made._refuse_contradictions()
+        return made
 
     @property
     def name(self) -> str:
@@ -369,18 +381,6 @@ class Bubblewrap(Transport):
         if isinstance(inner, Ssh) and not self.network:
             return "the sandbox has no network; put Ssh before Bubblewrap, or set network=True"
         return ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ConfinedBubblewrap(Bubblewrap):
-    """One that has there what a confinement names; what does not exist is for the far side to say, in its own words."""
-
-    confinement: Confinement
-
-    def _binds(self) -> list[tuple[str, ...]]:
-        named = self.confinement
-        kinds = (("--ro-bind-try", named.read), ("--bind-try", named.write), ("--dev-bind-try", named.devices))
-        return [*super()._binds(), *((option, path, path) for option, paths in kinds for path in map(str, paths or ()))]
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -38,6 +38,9 @@ _TURNS = 64
 _live: weakref.WeakSet[Wire] = weakref.WeakSet()
 # No other thread forks the caller while one starts a process: its child would keep the far ends of the pipes.
 _starting = threading.RLock()
+_forking = threading.local()
+# Seconds.
+_LONGEST_START = 2.0
 
 
 def _forget_in_child() -> None:
@@ -50,7 +53,24 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
-os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release)
+
+
+def _wait_for_starts() -> None:
+    # Not for ever: a thread may hold for it what another hook waits for.
+    _forking.has_waited = _starting.acquire(timeout=_LONGEST_START)
+
+
+def _let_others_start() -> None:
+    if _forking.has_waited:
+        _starting.release()
+
+
+def _begin_in_child() -> None:
+    global _starting
+    _starting = threading.RLock()
+
+
+os.register_at_fork(before=_wait_for_starts, after_in_parent=_let_others_start, after_in_child=_begin_in_child)
 
 
 class Wire:

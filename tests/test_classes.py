@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import enum
 import functools
+import threading
 import typing
 import weakref
 from dataclasses import dataclass
@@ -380,3 +381,121 @@ print(deliver(lambda: (LIMIT, get()))(), deliver(get)())
 """
     )
     assert result.stdout == b"(10, 99) 99\n", result.stderr
+
+
+class Only:
+    _made = None
+
+    def __new__(cls) -> Only:
+        if cls._made is None:
+            cls._made = object.__new__(cls)
+        return cls._made
+
+    def hello(self) -> str:
+        return "hello"
+
+
+Only()
+
+
+class Computed:
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+    def key(self) -> int:
+        return self.x
+
+    def __hash__(self) -> int:
+        return hash(self.key())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Computed) and self.key() == other.key()
+
+    def found(self) -> str:
+        return COMPUTED.get(self, "not found")
+
+
+COMPUTED = {Computed(1): "found"}
+
+
+@pytest.mark.parametrize("asked", [lambda: Only().hello(), lambda: Computed(1).found()])
+def test_only_what_instances_need_is_sent_ahead_of_their_class(asked: Any) -> None:
+    assert deliver(asked)() == asked()
+
+
+class Path:
+    prefix = ""
+
+    def __init_subclass__(cls) -> None:
+        cls.prefix += f"{cls.__name__}/"
+
+
+class Home(Path):
+    prefix = "root/"
+
+
+class Tagged:
+    tag: str | None = None
+
+    def __init_subclass__(cls, tag: str | None = None) -> None:
+        cls.tag = tag
+
+
+class WithTag(Tagged, tag="one"):
+    pass
+
+
+def test_what_hooks_have_made_is_not_made_once_more() -> None:
+    assert deliver(lambda: (Home.prefix, WithTag.tag))() == (Home.prefix, WithTag.tag) == ("root/Home/", "one")
+
+
+class Related(Exception):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.other: Related | None = None
+
+
+class Parsed(SyntaxError):
+    def __init__(self, text: str) -> None:
+        super().__init__(text, ("file", 3, 1, "a b", 3, 2))
+
+
+class Undecoded(UnicodeDecodeError):
+    def __init__(self) -> None:
+        super().__init__("utf-8", b"ab\xff", 2, 3, "reason")
+
+
+class Locked(Exception):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Locked, ()
+
+
+def test_exceptions_keep_what_their_built_in_kind_knows_and_how_they_are_packed() -> None:
+    def related() -> None:
+        one, other = Related("one"), Related("other")
+        one.other, other.other = other, one
+        raise one
+
+    with pytest.raises(Related) as caught:
+        deliver(related)()
+    assert caught.value.other is not None and caught.value.other.other is caught.value
+    parsed, undecoded = deliver(lambda: (Parsed("text"), Undecoded()))()
+    assert (str(parsed), parsed.lineno) == (str(Parsed("text")), 3) and str(undecoded) == str(Undecoded())
+    assert isinstance(deliver(lambda error: error)(Locked()), Locked)
+
+
+def test_what_modules_of_ones_own_hand_out_is_packed(project: Any) -> None:
+    project(
+        {
+            "settings_of_ones_own.py": "class Config(dict):\n    pass\n\n_config = Config()\nget = _config.get\nput = _config.__setitem__\n"
+        }
+    )
+    import settings_of_ones_own as settings  # type: ignore[import-not-found]
+
+    get = settings.get
+    settings.put("x", 1)
+    assert deliver(lambda: get("x"))() == 1

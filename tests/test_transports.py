@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -556,3 +557,12 @@ def test_pid_namespace_without_proc_of_its_own_is_cleaned_up() -> None:
 
     assert deliver(transport="unshare -rpf", env={mark: "1"})(work)() == 2
     assert not conftest.wait_until(lambda: conftest.processes_with(mark), 0)
+
+
+def test_kinds_of_ones_own_stay_what_they_are_when_they_are_confined() -> None:
+    class Marked(Bubblewrap):
+        def wrap(self, argv: Sequence[str]) -> list[str]:
+            return ["env", "MARK=1", *super().wrap(argv)]
+
+    made = Marked(hide=["/srv"]).confined(Confinement(read=["/opt"]))
+    assert made.wrap(["python"])[:2] == ["env", "MARK=1"] and "/opt" in made.wrap(["python"])

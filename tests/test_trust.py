@@ -580,7 +580,17 @@ class Sorted:
         self.items = sorted(self.items)
 
 
+@dataclasses.dataclass
+class Copied:
+    values: list[float]
+
+    def __post_init__(self) -> None:
+        self.values = [value + 0.0 for value in self.values]
+
+
 def test_what_a_constructor_makes_something_else_of_is_refused() -> None:
+    made = deliver(trust=False, accepts=[Copied])(lambda: Copied([1.0, float("nan")]))()
+    assert made.values[0] == 1.0 and made.values[1] != made.values[1]
     assert deliver(trust=False, accepts=[Sorted])(lambda: Sorted([2, 1]))() == Sorted([1, 2])
     with pytest.raises(DeliveryPickleError, match="Doubled makes another x"):
         deliver(trust=False, accepts=[Doubled])(lambda: Doubled(1))()
@@ -624,3 +634,25 @@ def test_answers_that_are_not_trusted_may_be_smaller() -> None:
     assert deliver(len).options.most_reply == 1 << 30 and far(len).options.most_reply == 1 << 26
     assert far_with(max_reply="2K")(len).options.most_reply == 2048
     assert far(bytes).run(100 << 20).verdict is Verdict.REPLY_LIMIT
+
+
+def test_data_that_goes_round_comes_back() -> None:
+    def tree(size: int) -> dict[str, Any]:
+        nodes: list[dict[str, Any]] = [{"name": "0", "above": None, "below": []}]
+        for number in range(1, size):
+            above = nodes[(number - 1) // 3]
+            nodes.append({"name": str(number), "above": above, "below": []})
+            above["below"].append(nodes[-1])
+        return {node["name"]: node for node in nodes}
+
+    index = deliver(trust=False)(tree)(2000)
+    assert len(index) == 2000 and index["1999"]["above"] is index["666"] and index["1999"] in index["666"]["below"]
+
+
+def test_what_is_shared_may_be_large() -> None:
+    def shared() -> list[tuple[bytes, int]]:
+        kept = bytes(1_000_000)
+        return [(kept, number) for number in range(100)]
+
+    found = deliver(trust=False)(shared)()
+    assert len(found) == 100 and found[0][0] is found[99][0]

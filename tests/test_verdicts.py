@@ -990,7 +990,7 @@ def test_whoever_starts_while_others_are_cleared_up_is_not_taken_for_theirs(monk
         assert alive == [True, True], "one look is enough, and spares what came after it"
 
 
-def test_calls_leave_a_trail_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_calls_leave_a_trail_in_the_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     deliver(abs).run(-1)
     assert not caplog.records
     caplog.set_level(logging.INFO, "deliveryboy_ng")
@@ -1006,4 +1006,8 @@ def test_calls_leave_a_trail_in_the_log(caplog: pytest.LogCaptureFixture) -> Non
         "abs through local ...: RETURNED, ...",
         "abs through local, detached: ...",
     ]
+    handler = logging.Handler()
+    handler.emit = lambda record: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    monkeypatch.setattr(logging.getLogger("deliveryboy_ng"), "handlers", [handler])
+    assert deliver(abs)(-1) == 1
     assert caplog.records[2].receipt is delivery.receipt() and str(pid) in told[3]  # type: ignore[attr-defined]
