@@ -301,6 +301,8 @@ def _travels(value: Any) -> bool:
     """Whether there is no reason to refuse calls that may not need it at all."""
     import pickle
 
+    if isinstance(value, Runner):
+        return True
     try:
         pickle.dumps(value)
     except Exception:

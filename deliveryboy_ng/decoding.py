@@ -41,7 +41,8 @@ _MOST_PROBES = 50
 _QUICK, _QUICK_EACH, _AT_ONCE = 0.05, 2e-6, 100
 # Words of memory that may be made of each byte: of a text, the parser has made some already, and there are always so many.
 _OF_TEXT, _OF_BUFFERS, _LEAST_BUDGET = 7, 14, 1 << 20
-# Elements of what is shared, counted each time that it is referred to: so much is gone through when all is printed.
+# Elements of what is shared, counted each time that it is referred to: so much is gone through when all is printed, but for what
+# goes round, which may be gone through in many ways.
 _MOST_UNFOLDED = 1 << 25
 # Words of memory that a container takes, or one row of a table, besides what is in it.
 _LIST, _TUPLE, _OBJECT = 8, 6, 20

@@ -331,14 +331,6 @@ def unfolding(depth: int) -> Any:
     return ["set", node]
 
 
-def _around(depth: int, innermost: Any) -> Any:
-    """Lists, each of which holds all that it is in; then the innermost once more, from outside."""
-    node = innermost
-    for place in range(depth, 0, -1):
-        node = ["list", *[["same", n] for n in range(1, place)], node, *[["same", n] for n in range(1, place)]]
-    return ["list", node, ["same", 1 + depth]]
-
-
 FORGED: dict[str, bytes] = {
     "nothing": b"",
     "too short": b"\0" * 7,
@@ -426,9 +418,6 @@ FORGED: dict[str, bytes] = {
     "shared bytes that unfold": written(["list", ["bytes", 0], ["tuple", *[["same", 1]] * 2000]], bytes(1 << 20)),
     "shared text that unfolds": written(["list", {"": ["\x01" * 100_000]}, *[["same", 1]] * 2000]),
     "shared path that unfolds": written(["list", ["list", ["PosixPath", "a" * 60_000]], *[["same", 1]] * 20_000]),
-    "lists that go round and unfold": written(
-        _around(30, ["list", *[["same", 1 + n] for n in range(30)]]),
-    ),
     "flags that would stay": written(["flags", "Right", 1 << 40]),
     "keys of one hash": written(["set", *[["int", place] for place in range(3000)]], *[
         (1 + place * (2**61 - 1)).to_bytes(16, "big") for place in range(3000)
@@ -477,14 +466,13 @@ def test_keys_that_go_one_way_over_the_table_are_refused(monkeypatch: pytest.Mon
         decoded(encoded(dict.fromkeys(_keys_on_one_way(12), 1)))
 
 
-class Many(enum.Flag):
-    A, B, C, D, E, F, G, H, J, K, L, M = (1 << bit for bit in range(12))
+Many: Any = enum.Flag("Many", [f"BIT_{bit}" for bit in range(16)])  # type: ignore[misc]
 
 
 def test_few_combinations_of_flags_are_kept() -> None:
     with pytest.raises(Undecodable, match="combinations"):
-        decoding.decode(written(["list", *[["flags", "Many", number] for number in range(4000)]]), {"Many": Many})
-    assert len(Many._value2member_map_) < 1100
+        decoding.decode(written(["list", *[["flags", "Many", number] for number in range(20_000)]]), {"Many": Many})
+    assert len(Many._value2member_map_) < 10_100
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_calls_that_die_in_different_ways_beside_others(chain: Any) -> None:
         "signal": Verdict.SIGNALED, "kill": Verdict.SIGNALED, "exit": Verdict.EXITED, "sys.exit": Verdict.EXITED,
         "raise": Verdict.RAISED, "hang": Verdict.TIMEOUT, "memory": Verdict.MEMORY_LIMIT, "cpu": Verdict.CPU_LIMIT,
     }  # fmt: skip
-    doomed = deliver(limits=Limits(memory="100M", cpu=0.2), timeout=2.5, grace=0.1, output="capture")(die)
+    doomed = deliver(limits=Limits(memory="100M", cpu=0.7), timeout=2.5, grace=0.1, output="capture")(die)
     with DeliveryExecutor(8, transport=chain, output="capture") as executor:
         fates = {how: executor.submit(doomed, how) for how in expected}
         fine = [executor.submit(add, n) for n in range(10)]
