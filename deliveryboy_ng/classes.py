@@ -20,7 +20,6 @@ _DATA: dict[type, Callable[[Any], Any]] = {
     bytes: lambda member: bytes.__getitem__(member, slice(None)),
     tuple: lambda member: tuple.__getitem__(member, slice(None)),
 }
-_SIMPLE = (bool, int, float, complex, str, bytes, type(None))
 # What instances are compared and filled with when they are unpacked; and, if their class is called for that, made with.
 _OF_INSTANCES = ("__hash__", "__eq__", "__setstate__", "__dataclass_fields__", "__dataclass_params__")
 _OF_MAKING = ("__new__", "__init__")
@@ -38,12 +37,10 @@ class Ahead:
         names = [*_OF_INSTANCES, *(_OF_MAKING if _is_called(self._kind) else ())]
         while names:
             name = names.pop()
-            value = self._all.get(name)
-            if (
-                name in self._all
-                and name not in found
-                and (isinstance(value, _CODE) or type(value) in _SIMPLE or name in _OF_INSTANCES)
-            ):
+            if name in found or name not in self._all:
+                continue
+            value = self._all[name]
+            if name in _OF_INSTANCES or isinstance(value, _CODE) or type(value) in reconstructors.SIMPLE:
                 found[name] = value
                 # And what these use of it in turn; other attributes may be such instances.
                 names += [each for code in _codes_of(value) for each in code.co_names]
@@ -83,7 +80,9 @@ def ordinary(kind: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     if "__slots__" in vars(kind) and not issubclass(kind, tuple):
         namespace["__slots__"] = attributes["__slots__"]
         attributes = {each: value for each, value in attributes.items() if each != "__slots__"}
-    simple = {each: value for each, value in attributes.items() if type(value) in _SIMPLE and not each.startswith("__")}
+    simple = {
+        each: value for each, value in attributes.items() if type(value) in reconstructors.SIMPLE and not each.startswith("__")
+    }
     return make, (metaclass, name, bases, namespace, number, simple or None), (attributes, more), *others
 
 

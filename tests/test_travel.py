@@ -1413,3 +1413,23 @@ def test_another_environment_of_the_same_python_has_its_own_packages(tmp_path: P
         return importlib.import_module("only" + "_there").VALUE, sys.prefix
 
     assert deliver(executable=str(tmp_path / "bin" / "python"))(find)() == (5, str(tmp_path))
+
+
+POOL = """
+import multiprocessing
+
+def plus_one(x):
+    return x + 1
+
+def by_pool(method):
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        return pool.map(plus_one, [1, 2])
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_pools_find_functions_of_a_home_that_travels_as_a_module(project: Any, method: str) -> None:
+    project({"home_with_a_pool.py": POOL})
+    import home_with_a_pool  # type: ignore[import-not-found]
+
+    assert deliver(modules=["home_with_a_pool"], timeout=60)(home_with_a_pool.by_pool)(method) == [2, 3]

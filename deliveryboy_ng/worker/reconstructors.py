@@ -172,7 +172,8 @@ def make_type_alias(kind: "Any", name: "Any", module: "Any", *details: "Any") ->
     return made
 
 
-_SIMPLE = (bool, int, float, complex, str, bytes, type(None))
+# Attributes of classes that can stand in them from the beginning, since there is nothing in them.
+SIMPLE = (bool, int, float, complex, str, bytes, type(None))
 
 
 def class_setstate(made: "Any", state: "Any") -> "Any":
@@ -185,7 +186,7 @@ def class_setstate(made: "Any", state: "Any") -> "Any":
     for name, value in attributes.items():
         # Simple ones are there already, unless a hook has made something else of them once more.
         found = vars(made).get(name, made)
-        if found is made or type(found) is not type(value) or type(value) not in _SIMPLE or found != value:
+        if found is made or type(found) is not type(value) or type(value) not in SIMPLE or found != value:
             setattr(made, name, value)
     if "__firstlineno__" in attributes:
         # 3.13 drops it again as soon as another attribute is set.
