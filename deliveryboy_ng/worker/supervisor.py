@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _FIRST_LOOK, _FIRST_IDLE_LOOK = 0.005, 0.1
 # Seconds that a call is busy with being confined, before anything of the caller's runs in it.
 _CONFINING = 0.004
-# Milliseconds to wait for something better to do than forking ahead, while calls are under way.
+# Milliseconds to wait for something better to do than forking ahead, while calls keep all processors busy.
 _BUSY = 2
 _HANDLED = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
 
@@ -48,6 +48,7 @@ class Supervisor:
         self.listening = True
         self.stop = False
         self.host = posix.uname().nodename
+        self.processors = system.processors() if self.stays else 1
         self.poll = select.poll()
         self.wake = self._watch_signals()
         self.poll.register(self.wake, select.POLLIN)
@@ -356,8 +357,7 @@ class Supervisor:
     def _patience(self) -> "float | None":
         self.relay.go_on()
         if self.spares.are_wanted and not (self.queue and self.spares.template):
-            # When nobody waits for anything, or all are busy.
-            return _BUSY if self.calls else 0
+            return _BUSY if len(self.calls) >= self.processors else 0
         times = [self.channel.due] if self.channel.due is not None else []
         times += [call.deadline for call in self.calls.values() if call.deadline is not None]
         times += [call.next_look for call in self.calls.values() if call.next_look is not None]

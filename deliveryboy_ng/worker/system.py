@@ -242,6 +242,11 @@ def memory_of_this_process() -> "tuple[int, int, int, int]":
     return int(words[1]) * PAGE, int(words[2]) * PAGE, int(words[5]) * PAGE, int(words[0]) * PAGE
 
 
+def processors() -> int:
+    """How many this process may run on."""
+    return len(posix.sched_getaffinity(0)) if hasattr(posix, "sched_getaffinity") else posix.cpu_count() or 1
+
+
 def resident_memory() -> int:
     """Bytes of this process that are resident, 0 if nobody can tell."""
     try:
