@@ -129,7 +129,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    try:
+        value = getattr(importlib.import_module(f".{home}", __name__), name)
+    except AttributeError as error:
+        # "from deliveryboy_ng import deliver" would take it for the name's absence, and not say what is missing.
+        raise ImportError(f"{__name__} does not fit what is installed here, pip check tells what: {error}") from error
     globals()[name] = value
     return value
 

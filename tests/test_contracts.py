@@ -124,6 +124,16 @@ def test_importing_the_library_imports_nothing_expensive() -> None:
     assert not {"cloudpickle", "psutil", "tblib", "asyncio", "subprocess", "dataclasses", "inspect"} & set(names)
 
 
+def test_what_it_needs_in_another_version_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cloudpickle").mkdir()
+    for name in ("__init__", "cloudpickle"):
+        (tmp_path / "cloudpickle" / f"{name}.py").touch()
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom deliveryboy_ng import DeliveryExecutor"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "ImportError: deliveryboy_ng does not fit what is installed here" in done.stderr
+    assert "'cloudpickle.cloudpickle' has no attribute" in done.stderr.splitlines()[-1]
+
+
 def test_decorating_imports_nothing_that_only_a_call_needs() -> None:
     code = "import sys; from deliveryboy_ng import Limits, Sudo, deliver; deliver(transport=Sudo(), limits=Limits(cpu=1))(len)"
     command = [sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); {code}; print(*sys.modules)"]
