@@ -13,16 +13,16 @@ import decimal
 import enum
 import fractions
 import ipaddress
-import json
 import math
 import pathlib
-import re
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
+
+from . import arrays, bounds
+from .bounds import Undecodable
 
 __all__ = ["Undecodable", "decode"]
 
@@ -33,17 +33,6 @@ _DEEPEST = 210
 _LARGEST_OF_FRACTION = 1 << 13
 _LONGEST_DECIMAL = 1 << 16
 _LONGEST_WORD = 1 << 16
-# Keys with one and the same hash make each lookup a search through all of them.
-_MOST_COLLISIONS = 50
-# Places of a table that are looked at in vain for each key, on average; multiples of 8192 have up to two dozen.
-_MOST_PROBES = 50
-# Seconds of processor time for a table, and for each of its keys, before that is looked at; and keys until the clock is.
-_QUICK, _QUICK_EACH, _AT_ONCE = 0.05, 2e-6, 100
-# Words of memory that may be made of each byte: of a text, the parser has made some already, and there are always so many.
-_OF_TEXT, _OF_BUFFERS, _LEAST_BUDGET = 7, 14, 1 << 20
-# Elements of what is shared, counted each time that it is referred to: so much is gone through when all is printed, but for what
-# goes round, which may be gone through in many ways.
-_MOST_UNFOLDED = 1 << 25
 # Words of memory that a container takes, or one row of a table, besides what is in it.
 _LIST, _TUPLE, _OBJECT = 8, 6, 20
 _WORDS = {"rows": 7, "records": 25, "instances": 20, "each": 20}
@@ -52,13 +41,6 @@ _INT, _FLOAT = 5, 4
 _UNCACHED = bytes(range(128, 251))
 # Combinations of flags stay in their class for ever.
 _MOST_COMBINATIONS = 10_000
-# How deep JSON may be nested; the limit on recursion, which keeps the parser from crashing, may have been raised.
-_DEEPEST_JSON, _SAFE_RECURSION = 5000, 20_000
-_UNITS = frozenset(("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as", "generic"))
-
-
-class Undecodable(ValueError):
-    """What arrived is not what an encoder writes, or more than is taken."""
 
 
 def decode(data: bytes | bytearray | memoryview, accepts: Mapping[str, type], pieces: Iterable[Any] = ()) -> Any:
@@ -86,9 +68,7 @@ class _Decoder:
         if len(data) < 8 + size:
             raise Undecodable("it ends too early")
         text = bytes(data[8 : 8 + size]).decode("utf-8", "surrogatepass")
-        if sys.getrecursionlimit() > _SAFE_RECURSION:
-            _check_nesting(text)
-        root = json.loads(text, parse_int=_int_parser())
+        root = bounds.parsed(text)
         if type(root) is not list or len(root) != 2 or type(root[1]) is not list:
             raise Undecodable("it is no encoded value")
         self.root, sizes = root
@@ -104,9 +84,8 @@ class _Decoder:
             self.buffers.append(data[place : place + length])
             place += length
         self.numbered: list[Any] = []
-        self.weights = _Weights(self.charge)
-        self.budget = _LEAST_BUDGET + _OF_TEXT * size + _OF_BUFFERS * (total - size)
-        self.unfolded = 0
+        self.charge = bounds.Budget(size, total - size).charge
+        self.weights = bounds.Weights(self.charge)
         self.depth = 0
         self.combinations = 0
 
@@ -144,31 +123,11 @@ class _Decoder:
             raise Undecodable("a buffer is used twice")
         return data
 
-    def charge(self, cells: int) -> None:
-        """Count what is made of few bytes, in words of memory or steps; there is no more of it than some for each byte."""
-        self.budget -= cells
-        if self.budget < 0:
-            raise Undecodable("it unfolds to too much")
-
     def fill(self, made: Any, keys: list[Any], values: list[Any] | None = None) -> Any:
-        """Put them into a dict or a set, if they can be hashed and spread well enough over its table.
-
-        The time that it takes to hash what is shared has been counted where it was referred to.
-        """
+        """Put them into a dict or a set, if they can be hashed."""
         if values is not None and len(values) != len(keys):
             raise Undecodable("a key or a value is missing")
-        step = len(keys) or 1
-        if len(keys) > _MOST_COLLISIONS and not set(map(type, keys)) <= _SECRETLY_HASHED:
-            _check_hashes(keys)
-            step = _AT_ONCE
-        is_checked = False
-        began = time.thread_time()
-        for start in range(0, len(keys), step):
-            some = keys[start : start + step]
-            made.update(some if values is None else zip(some, values[start : start + step], strict=True))
-            if not is_checked and time.thread_time() - began > _QUICK + _QUICK_EACH * start and step < len(keys):
-                _check_spread(keys, 0 if values is not None else _NEIGHBOURS)
-                is_checked = True
+        bounds.fill(made, keys, values)
         self.charge(sys.getsizeof(made) // 8)
         return made
 
@@ -192,129 +151,7 @@ class _Decoder:
         return self.accepts[name]
 
 
-class _Weights:
-    """How much there is to go through in something: elements and pieces of text, what is shared each time that it is met.
-
-    :ivar open: identities of lists and dicts that are not finished, or are being gone through: within them they are not gone
-        through again
-    """
-
-    def __init__(self, charge: Callable[[int], None]) -> None:
-        self.open: set[int] = set()
-        self._charge = charge
-        self._known: dict[int, int] = {}
-        self._made_of: dict[int, tuple[Any, Sequence[Any]]] = {}
-
-    def note(self, made: Any, words: Sequence[Any]) -> Any:
-        """What it was made of, if it is no container and that is not small."""
-        if not all(type(word) in _NUMBERS or (type(word) is str and len(word) < _FEW_CHARACTERS) for word in words):
-            self._made_of[id(made)] = made, words
-        return made
-
-    def of(self, value: Any) -> int:
-        if type(value) in _NUMBERS:
-            return 1 if type(value) is not int else 1 + value.bit_length() // 64
-        if type(value) is str:
-            # Others are shown as up to ten characters each.
-            return 1 + (len(value) // 16 if value.isprintable() else len(value) // 2)
-        if isinstance(value, (bytes, bytearray)):
-            return 1 + len(value) // 16
-        known = self._known.get(id(value))
-        if known is not None:
-            return known
-        if id(value) in self.open:
-            return 1
-        parts = self._parts(value)
-        if parts is None:
-            return 1 if type(value).__module__ != "numpy" else 1 + min(value.size, 1000)
-        self._charge(1 + len(parts))
-        self.open.add(id(value))
-        weight = 1 + (len(parts) if set(map(type, parts)) <= _SMALL_NUMBERS else sum(map(self.of, parts)))
-        self.open.discard(id(value))
-        # What goes round may be more where it is met elsewhere; to go through it again and again takes as long as to show it.
-        self._known[id(value)] = weight
-        return weight
-
-    def _parts(self, value: Any) -> Sequence[Any] | None:
-        if id(value) in self._made_of:
-            return self._made_of[id(value)][1]
-        if isinstance(value, dict):
-            return [*value, *value.values()]
-        return list(value) if isinstance(value, (list, tuple, set, frozenset)) else None
-
-
 _UNFINISHED = object()
-_SMALL_NUMBERS = frozenset((float, bool, type(None)))
-_NUMBERS = _SMALL_NUMBERS | {int}
-_FEW_CHARACTERS = 64
-# Of these nobody else can know the hashes.
-_SECRETLY_HASHED = frozenset((str, bytes))
-# How many neighbours of a place a set looks at before it goes elsewhere.
-_NEIGHBOURS = 9
-
-
-def _check_hashes(keys: list[Any]) -> None:
-    # Sorted, not counted: a table of their hashes would be as bad.
-    hashes = sorted(map(hash, keys))
-    if any(first == last for first, last in zip(hashes, hashes[_MOST_COLLISIONS:], strict=False)):
-        raise Undecodable("too many keys have the same hash")
-
-
-def _check_spread(keys: list[Any], neighbours: int) -> None:
-    """Go the ways of all keys over each table that is needed until all are in it, as dictobject.c and setobject.c do.
-
-    That takes many times as long as they do, so it is for those alone that are slow.
-
-    :raises Undecodable: if each insertion becomes a search, since keys with different hashes go the same way
-    """
-    hashes = list(map(hash, keys))
-    held, size = 0, 8
-    # A set becomes larger when it is full, a dict with the next key.
-    while held < len(hashes) + (neighbours > 0):
-        if neighbours:
-            held = -(3 * (size - 1) // -5)
-            larger = 1 << (held * (2 if held > 50_000 else 4)).bit_length()
-        else:
-            held, larger = 2 * size // 3, 2 * size
-        if held > _MOST_COLLISIONS:
-            _check_ways(hashes[:held], size, neighbours)
-        size = larger
-
-
-def _check_ways(hashes: list[int], size: int, neighbours: int) -> None:
-    taken, mask, left = bytearray(size), size - 1, _MOST_PROBES * len(hashes)
-    for number in hashes:
-        place = number & mask
-        if taken[place]:
-            rest = number & 0xFFFF_FFFF_FFFF_FFFF
-            while (free := taken.find(0, place, place + neighbours + 1 if place + neighbours <= mask else place + 1)) < 0:
-                rest >>= 5
-                place = (5 * place + rest + 1) & mask
-                left -= 1
-                if not left:
-                    raise Undecodable("too many keys go the same way over a table")
-            place = free
-        taken[place] = 1
-
-
-def _int_parser() -> Callable[[str], int] | None:
-    # Python's own limit on digits (4,300) keeps reading them from taking quadratic time, unless it was switched off.
-    return None if 0 < sys.get_int_max_str_digits() <= 100_000 else _int
-
-
-def _int(text: str) -> int:
-    if len(text) > 100:
-        raise Undecodable("a number is too long")
-    return int(text)
-
-
-def _check_nesting(text: str) -> None:
-    depth = 0
-    # Nothing that has been taken is tried again: a text without an end would be, from each quotation mark.
-    for token in re.finditer(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', text, re.DOTALL):
-        depth += 1 if token[0] in "[{" else -1 if token[0] in "]}" else 0
-        if depth > _DEEPEST_JSON:
-            raise Undecodable("it is nested too deeply")
 
 
 def _ints(values: Sequence[Any], least: int, most: int) -> Sequence[int]:
@@ -330,11 +167,7 @@ def _same(self: _Decoder, node: list[Any]) -> Any:
     (number,) = _ints(node[1:], 1, 1)
     if not 0 <= number < len(self.numbered) or self.numbered[number] is _UNFINISHED:
         raise Undecodable("it refers to what is not there")
-    found = self.numbered[number]
-    self.unfolded += self.weights.of(found)
-    if self.unfolded > _MOST_UNFOLDED:
-        raise Undecodable("what is shared unfolds to too much")
-    return found
+    return self.weights.refer(self.numbered[number])
 
 
 def _list(self: _Decoder, node: list[Any]) -> list[Any]:
@@ -647,63 +480,17 @@ def _constructed(kind: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[
 
 def _array(self: _Decoder, node: list[Any]) -> Any:
     _, dtype, shape, order, buffer = node
-    if type(shape) is not list or len(shape) > 32 or order not in ("C", "F"):
-        raise Undecodable("an array has no shape")
-    data, kind = self.buffer(buffer), _dtype(dtype)
-    lengths = _ints(shape, 0, 32)
-    if min(lengths, default=0) < 0 or math.prod(lengths) * kind.itemsize != len(data):
-        raise Undecodable("an array's shape does not fit its data")
-    import numpy
-
+    data = self.buffer(buffer)
     # What came by itself is nobody else's, and can be written to.
-    memory = data if isinstance(data, memoryview) and not data.readonly and data.obj is not self.data.obj else bytearray(data)
-    made = _checked(numpy.frombuffer(memory, kind)).reshape(lengths, order=order)
+    is_ours = isinstance(data, memoryview) and not data.readonly and data.obj is not self.data.obj
+    made = arrays.array(dtype, shape, order, data if is_ours else bytearray(data))
     self.numbered.append(made)
     return made
 
 
 def _scalar(self: _Decoder, node: list[Any]) -> Any:
     _, dtype, buffer = node
-    data, kind = self.buffer(buffer), _dtype(dtype)
-    if len(data) != kind.itemsize:
-        raise Undecodable("a number has another size")
-    import numpy
-
-    return _checked(numpy.frombuffer(bytes(data), kind))[0]
-
-
-def _checked(array: Any) -> Any:
-    """Bytes that are no truth value and numbers that are no character make numpy misbehave."""
-    if array.dtype.kind in "bU" and array.size:
-        raw = array.view("u1" if array.dtype.kind == "b" else array.dtype.byteorder + "u4")
-        if raw.max() > (1 if array.dtype.kind == "b" else 0x10FFFF):
-            raise Undecodable("an array has impossible elements")
-    return array
-
-
-def _dtype(words: Any) -> Any:
-    """Made of kind, size and byte order, each of them one of few."""
-    try:
-        import numpy
-    except ImportError:
-        raise Undecodable("it holds a numpy array, and numpy is not installed here") from None
-    if type(words) is not list or len(words) not in (4, 6):
-        raise Undecodable("an array has no type")
-    native, kind, size, order, *unit = words
-    if native not in ("little", "big") or type(kind) is not str or kind not in tuple("biufcSUmM") or order not in tuple("<>=|"):
-        raise Undecodable("an array has an unknown type")
-    if type(size) is not int or not 0 < size < 1 << 31 or (kind == "U" and size % 4):
-        raise Undecodable("an array has elements of an unknown size")
-    order = ("<" if native == "little" else ">") if order == "=" else order
-    text = f"{order}{kind}{size // 4 if kind == 'U' else size}"
-    if kind in "mM":
-        name, count = unit
-        if name not in _UNITS or type(count) is not int or not 0 < count < 1 << 31 or size != 8:
-            raise Undecodable("an array has elements of an unknown unit")
-        text += "" if name == "generic" else f"[{count}{name}]"
-    elif unit:
-        raise Undecodable("an array has an unknown type")
-    return numpy.dtype(text)
+    return arrays.scalar(dtype, self.buffer(buffer))
 
 
 _BY_WORDS: dict[str, Callable[[Sequence[Any]], Any]] = {

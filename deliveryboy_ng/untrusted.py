@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from . import decoding
-from .decoding import Undecodable
+from .bounds import Undecodable
 from .tracebacks import Origin, stand_in, with_frames
 
 __all__ = ["exception"]

@@ -177,7 +177,7 @@ def test_receipt_pickles_and_compares() -> None:
 
 def test_rooms_import_upwards_only() -> None:
     """A newcomer can read from core.py down: no room imports one that stands above it."""
-    order = ["cli", "core", "delivery", "journey", "verdicts", "replies", "untrusted", "decoding", "tracebacks", "packing", "offender", "modules", "session", "wire", "interrupts", "workertext",
+    order = ["cli", "core", "delivery", "journey", "verdicts", "replies", "untrusted", "decoding", "arrays", "bounds", "tracebacks", "packing", "offender", "modules", "session", "wire", "interrupts", "workertext",
              "hops", "options", "output", "receipt", "transports", "confinement", "limits", "seccomp", "exceptions"]  # fmt: skip
     for path in PACKAGE.glob("*.py"):
         if path.stem not in order:

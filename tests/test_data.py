@@ -25,7 +25,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deliveryboy_ng import decoding, untrusted
+from deliveryboy_ng import bounds, decoding, untrusted
 from deliveryboy_ng.decoding import Undecodable
 from deliveryboy_ng.worker import codec
 from deliveryboy_ng.worker.codec import Unencodable
@@ -452,7 +452,7 @@ def _keys_on_one_way(bits: int) -> list[int]:
 
 
 def test_keys_that_go_one_way_over_the_table_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_QUICK", -1.0)
+    monkeypatch.setattr(bounds, "_QUICK", -1.0)
     honest: list[list[Any]] = [
         [place * 8192 for place in range(20_000)],
         [place / 1024 for place in range(20_000)],
