@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import copy
 import dataclasses
-import enum
 import functools
 import importlib
-import inspect
-import itertools
 import os
-import pickle
 import queue
 import resource
-import signal
 import sys
 import threading
 import time
@@ -23,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHAINS, OTHERS, is_alive, kill, missing, processes_with, wait_until
+from conftest import OTHERS, missing, processes_with, wait_until
 
 import deliveryboy_ng
 from deliveryboy_ng import (
@@ -31,21 +25,16 @@ from deliveryboy_ng import (
     Command,
     Confinement,
     Delivery,
-    DeliveryBoy,
     DeliveryBoyDecorator,
-    DeliveryExecutor,
     DeliveryOptionError,
     Limits,
     Local,
     ProtectionUnavailable,
     Receipt,
-    Ssh,
     Sudo,
-    Transport,
     Verdict,
     deliver,
 )
-from deliveryboy_ng.core import _check_arguments
 
 
 @deliver
@@ -271,118 +260,6 @@ def test_a_transport_that_cannot_be_imported_there_is_named_by_the_call_that_wan
         deliver(lambda: inner())()
 
 
-def test_kinds_of_text_in_options_arrive_as_text() -> None:
-    word = enum.StrEnum("Word", {"CUT": "cut", "CAPTURE": "capture", "MUCH": "1G"})  # type: ignore[misc]
-    limits = Limits(memory=word.MUCH)  # type: ignore[attr-defined]
-    options = deliver(overflow=word.CUT, output=word.CAPTURE, limits=limits)(add.local).options  # type: ignore[attr-defined]
-    assert {type(text) for text in (options.overflow, options.output, options.limits.memory)} == {str}
-
-
-def test_with_options_makes_a_new_runner() -> None:
-    quick = add.with_options(timeout=5)
-    assert quick is not add and quick.options.timeout == 5 and add.options.timeout is None
-    assert quick(1) == 6
-    with pytest.raises(AttributeError):
-        quick.options.timeout = 6  # type: ignore[misc]
-
-
-@pytest.mark.parametrize(
-    "given, hint",
-    [
-        ({"time_out": 3}, "timeout"),
-        ({"transprot": "sudo"}, "transport"),
-        ({"zzz": 1}, "the options are"),
-        ({"memory": "5M"}, r"limits=Limits\(memory="),
-    ],
-)
-def test_unknown_option_is_refused_with_a_suggestion(given: dict[str, Any], hint: str) -> None:
-    for make in (
-        lambda: deliver(**given),
-        lambda: DeliveryBoyDecorator(**given),
-        lambda: DeliveryBoy(len, **given),
-        lambda: add.with_options(**given),
-    ):
-        with pytest.raises(DeliveryOptionError, match=hint):
-            make()
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"timeout": -1},
-        {"timeout": "3"},
-        {"timeout": True},
-        {"input": "text"},
-        {"env": {"A=B": "1"}},
-        {"env": {"A": 1}},
-        {"output": "nowhere"},
-        {"max_output": "many"},
-        {"limits": {"cpu": 1}},
-        {"modules": "numpy"},
-        {"transport": 3},
-        {"transport": []},
-        {"transport": ""},
-        {"transport_params": ["-u"], "transport": Local()},
-        {"executable": ""},
-        {"umask": 0o7777},
-        {"asynchronous": "yes"},
-        {"umask": True},
-        {"connect_timeout": 0},
-        {"modules": ["os.path"]},
-        {"cwd": 3},
-        {"cwd": "/a\0b"},
-        {"cwd": "/\ud800"},
-        {"env": {"A": "\ud800"}},
-        {"timeout": 1e12},
-        {"timeout": float("nan")},
-        {"transport": "env", "transport_params": "-u HOME"},
-        {"transport": "env", "transport_params": 3},
-        {"async": True, "asynchronous": False},
-        {"cwd": "~/data"},
-        {"trust": 0.0},
-        {"asynchronous": True, "output": print},
-        {"asynchronous": True, "overflow": "kill", "max_output": 10},
-    ],
-)
-def test_nonsense_is_refused_before_anything_runs(given: dict[str, Any]) -> None:
-    with pytest.raises(DeliveryOptionError):
-        deliver(**given)
-
-
-def test_a_right_call_is_known_by_the_functions_own_code() -> None:
-    """Not by what it wraps, by what somebody says of its parameters, or by what it took before."""
-
-    def plus(a: int, b: int) -> int:
-        return a + b
-
-    @functools.wraps(plus)
-    def plus_one(a: int) -> int:
-        return plus(a, 1)
-
-    assert deliver(plus_one)(2) == 3  # type: ignore[call-arg]
-    claiming = lambda a: a
-    claiming.__signature__ = inspect.Signature()  # type: ignore[attr-defined]
-    assert deliver(functools.partial(claiming))(5) == 5
-    changed = deliver(plus)
-    with pytest.raises(TypeError, match=r"plus\(\): missing a required argument: 'b'"):
-        changed(2)  # type: ignore[call-arg]
-    plus.__defaults__ = (4,)
-    assert changed(2) == 6  # type: ignore[call-arg]
-
-
-@pytest.mark.parametrize("parameters", ["", "a", "a=1", "a, /, b=2", "*a", "**k", "a, *b, c", "a=1, *, c, d=2", "a, /, **k"])
-def test_wrong_calls_are_refused_and_no_others(parameters: str) -> None:
-    function = eval(f"lambda {parameters}: None")
-    for number, names in itertools.product(range(3), ["", "a", "b", "c", "ab", "cd", "x"]):
-        outcomes = []
-        for call in (function, lambda *args, **kwargs: _check_arguments(function, args, kwargs)):
-            try:
-                outcomes.append(call(*range(number), **dict.fromkeys(names, 1)))
-            except TypeError:
-                outcomes.append(TypeError)
-        assert outcomes[0] == outcomes[1], (number, names)
-
-
 def test_a_working_directory_that_was_removed_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend("")
     monkeypatch.chdir(tmp_path)
@@ -390,13 +267,6 @@ def test_a_working_directory_that_was_removed_is_no_hindrance(tmp_path: Path, mo
     assert deliver(cwd="/")(os.getcwd)() == "/"
     with pytest.raises(DeliveryOptionError, match="absolute"):
         Confinement(read=["x"])
-
-
-def test_wrong_arguments_are_a_type_error_here() -> None:
-    with pytest.raises(TypeError, match="add"):
-        add()  # type: ignore[call-arg]
-    with pytest.raises(DeliveryOptionError):
-        deliver(3)  # type: ignore[call-overload]
 
 
 CALLER = """
@@ -453,109 +323,6 @@ def test_the_caller_may_be_a_later_python(script: Any, tmp_path: Path, version: 
     ], result.stderr.decode()  # fmt: skip
 
 
-# --- the runner of deliveryboy 0.1.0 --------------------------------------------------------------------------------
-
-
-def test_delivery_boy_is_reconfigurable_and_keeps_its_boxes() -> None:
-    def work(x: int) -> int:
-        print("working on", x)
-        return x * 2
-
-    boy = DeliveryBoy(work, None, [], sys.executable, False, True)
-    assert boy.outbox is None
-    assert boy(4) == 8
-    assert boy.inbox.args == (4,) and boy.inbox.func is work
-    assert boy.outbox is not None and boy.outbox.return_value == 8 and boy.outbox.stdout == "working on 4\n"
-    boy.transport, boy.transport_params = "env", ["-u", "HOME"]
-    boy.func = lambda: os.environ.get("HOME", "gone")
-    assert boy() == "gone"
-    assert boy.outbox.return_value == "gone"
-
-
-class Clerk:
-    plain = DeliveryBoy(staticmethod(lambda x: x))
-    ours = DeliveryBoy(classmethod(lambda cls, x: (cls.__name__, x)))
-    mine = DeliveryBoy(lambda self, x: (type(self).__name__, x))
-
-
-def test_delivery_boy_binds_as_what_it_delivers() -> None:
-    for clerk in (Clerk, Clerk()):
-        assert clerk.plain(1) == 1 and clerk.ours(2) == ("Clerk", 2)
-    assert Clerk().mine(3) == ("Clerk", 3)
-    assert DeliveryBoy(lambda **named: named)(self=1) == {"self": 1}
-
-
-def shown(x: int) -> int:
-    return x
-
-
-shown_boy = DeliveryBoy(shown, timeout=30)
-
-
-@DeliveryBoy
-def of_its_own_name(x: int) -> int:
-    return x
-
-
-def test_delivery_boys_are_copied_and_pickled() -> None:
-    for again in (copy.copy, copy.deepcopy, lambda boy: pickle.loads(pickle.dumps(boy))):
-        twin = again(shown_boy)
-        twin.timeout = 5
-        assert (shown_boy.timeout, twin.timeout, twin.func, twin.outbox) == (30, 5, shown, None)
-        assert again(of_its_own_name)(3) == 3 and again(of_its_own_name) is not of_its_own_name
-
-
-def test_what_options_say_of_the_environment_is_not_changed_in_place() -> None:
-    boy = DeliveryBoy(shown, env={"A": "1"})
-    for env in (boy.env, deliver(shown).options.env):
-        with pytest.raises(TypeError):
-            env["A"] = "2"
-    options = deliver(env={"A": "1"})(shown).options
-    assert pickle.loads(pickle.dumps(options)) == copy.deepcopy(options) == options
-
-
-def test_delivery_boy_boxes_belong_to_their_thread() -> None:
-    boy = DeliveryBoy(lambda x: x)
-    seen: dict[int, Any] = {}
-
-    def use(n: int) -> None:
-        boy(n)
-        seen[n] = (boy.inbox.args, boy.outbox.return_value if boy.outbox else None)
-
-    threads = [threading.Thread(target=use, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert seen == {n: ((n,), n) for n in range(4)}
-    assert boy.outbox is None
-
-
-def test_delivery_boy_decorates_methods() -> None:
-    class Thing:
-        value = 3
-
-        @DeliveryBoy
-        def get(self, n: int) -> int:
-            return self.value + n
-
-    assert Thing().get(4) == 7
-
-
-@DeliveryBoy
-def countdown(n: int) -> list[int]:
-    return [os.getpid(), *(countdown(n - 1) if n else ())]
-
-
-def test_delivery_boy_streams_and_calls_itself_in_place() -> None:
-    def count(n: int) -> Any:
-        yield from range(n)
-        return "the end"
-
-    assert list(DeliveryBoy(count)(3)) == [0, 1, 2]
-    assert len({*countdown(3)}) == 1
-
-
 def test_what_is_bound_does_not_bind_again() -> None:
     class A:
         name = "A"
@@ -575,48 +342,6 @@ def test_what_is_bound_does_not_bind_again() -> None:
     assert B().go() == B().plain() == "A"
 
 
-class Mode(enum.StrEnum):
-    FAST = "fast"
-
-
-class Size(enum.IntEnum):
-    MUCH = 1 << 30
-
-
-class Text(str):
-    __slots__ = ()
-
-
-class Small(int):
-    __slots__ = ()
-
-
-class Seconds(float):
-    __slots__ = ()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"env": {Text("MODE"): Mode.FAST}},
-        {"timeout": Seconds(20), "grace": Seconds(1), "connect_timeout": Seconds(9)},
-        {"timeout": Small(20), "max_output": Size.MUCH, "max_reply": Size.MUCH},
-        {"cwd": Text("/")},
-        {"limits": Limits(memory=Size.MUCH, cpu=Seconds(20), open_files=Small(100), core=Size.MUCH)},
-        {
-            "limits": Limits(
-                rlimits={resource.RLIMIT_CORE: (Size.MUCH, Size.MUCH)}, cpu_affinity=[Small(min(os.sched_getaffinity(0)))]
-            )
-        },
-    ],
-    ids=lambda options: ", ".join(options),
-)
-def test_options_may_be_of_kinds_of_their_own(options: dict[str, Any]) -> None:
-    assert deliver(**options)(lambda: os.environ.get("MODE", "none"))() in ("fast", "none")
-    with DeliveryExecutor(1, **options) as executor:
-        assert [executor.submit(abs, -n).result(20) for n in range(2)] == [0, 1]
-
-
 def test_one_runner_from_many_threads_never_mixes_results() -> None:
     @deliver(output="capture")
     def echo(n: int) -> tuple[int, bytes]:
@@ -627,105 +352,6 @@ def test_one_runner_from_many_threads_never_mixes_results() -> None:
         receipts = list(pool.map(echo.run, range(32)))
     assert [r.value for r in receipts] == [(n, b"x" * n) for n in range(32)]
     assert [r.stdout for r in receipts] == [b"out %d\n" % n for n in range(32)]
-
-
-# --- asynchronous ---------------------------------------------------------------------------------------------------
-
-
-def test_asynchronous_returns_at_once_and_the_child_finishes(chain: Any, tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    for folder in tmp_path.parents:
-        if folder.stat().st_uid == os.getuid() and str(folder).startswith("/tmp/"):
-            folder.chmod(0o755)
-    target = tmp_path / "done"
-    from deliveryboy_ng import Bubblewrap
-
-    if isinstance(chain, Bubblewrap):
-        chain = Bubblewrap(write=(str(tmp_path),))
-
-    def work(path: str) -> None:
-        import time
-
-        for _ in range(200):
-            print("x" * 10_000)
-        time.sleep(0.3)
-        with open(path, "w") as file:
-            file.write("finished")
-
-    started = time.monotonic()
-    pid = deliver(transport=chain, asynchronous=True)(work)(str(target))
-    assert time.monotonic() - started < 3
-    assert isinstance(pid, int) and pid > 1
-    assert not target.exists() or target.read_text() == "finished"
-    assert wait_until(lambda: target.exists() and target.read_text() == "finished", 15)
-    assert wait_until(lambda: not os.path.exists(f"/proc/{pid}"), 10), "a zombie stayed"
-    assert wait_until(lambda: not any(t.name.startswith("deliveryboy") for t in threading.enumerate()), 10)
-
-
-def test_asynchronous_pid_is_the_interpreters_without_a_transport(tmp_path: Path) -> None:
-    def work() -> None:
-        import time
-
-        time.sleep(0.5)
-
-    for options in ({"asynchronous": True}, {"async": True}):
-        pid = deliver(
-            work,
-        ).with_options(**options)()
-        assert Path(f"/proc/{pid}/cmdline").read_bytes().startswith(sys.executable.encode())
-        assert wait_until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"), 10)
-
-
-def test_asynchronous_outlives_its_caller(script: Any, tmp_path: Path) -> None:
-    target = tmp_path / "done"
-    result = script(
-        f"""
-import time
-from deliveryboy_ng import deliver
-
-@deliver(asynchronous=True)
-def work(path):
-    time.sleep(0.5)
-    open(path, "w").write("finished")
-
-print(work({str(target)!r}))
-"""
-    )
-    assert result.returncode == 0, result.stderr
-    assert not target.exists()
-    assert wait_until(lambda: target.exists() and target.read_text() == "finished", 10)
-
-
-def test_asynchronous_timeout_holds_on_the_far_side(tmp_path: Path) -> None:
-    def work() -> None:
-        import time
-
-        time.sleep(1000)
-
-    pid = deliver(asynchronous=True, timeout=0.3, grace=0.1)(work)()
-    assert wait_until(lambda: not is_alive(pid), 10)
-
-
-def test_asynchronous_limits_hold_on_the_far_side(tmp_path: Path) -> None:
-    target = tmp_path / "limit"
-
-    def work(path: str) -> None:
-        import resource
-
-        with open(path, "w") as file:
-            file.write(str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
-
-    deliver(asynchronous=True, limits=Limits(open_files=77))(work)(str(target))
-    assert wait_until(lambda: target.exists() and target.read_text() == "77")
-
-
-def test_asynchronous_failure_to_start_is_an_error() -> None:
-    from deliveryboy_ng import InterpreterNotFound, TransportNotFound
-
-    with pytest.raises(InterpreterNotFound):
-        deliver(asynchronous=True, executable="/nonexistent/python")(lambda: 1)()
-    with pytest.raises(TransportNotFound):
-        deliver(asynchronous=True, transport=Command(["/nonexistent/transport"]))(lambda: 1)()
 
 
 # --- the far side's surroundings ------------------------------------------------------------------------------------
@@ -816,7 +442,6 @@ def test_random_state_is_the_calls_own() -> None:
 
 def test_limits_are_set_in_the_call_process(chain: Any) -> None:
     def look() -> list[tuple[int, int]]:
-        import resource
 
         return [
             resource.getrlimit(r) for r in (resource.RLIMIT_CPU, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE, resource.RLIMIT_AS)
@@ -829,7 +454,6 @@ def test_limits_are_set_in_the_call_process(chain: Any) -> None:
 
 
 def test_limit_that_cannot_be_raised_is_refused_before_the_function_runs(tmp_path: Path) -> None:
-    import resource
 
     import conftest
 
@@ -878,93 +502,6 @@ def test_exit_functions_run_and_their_output_arrives() -> None:
     assert receipt.value == 1 and receipt.stdout == b"bye\n"
 
 
-# --- Ctrl-C ---------------------------------------------------------------------------------------------------------
-
-INTERRUPTED = """
-import os, sys, signal, threading, time
-from deliveryboy_ng import deliver
-
-@deliver
-def work(stubborn):
-    import time
-    try:
-        print("begun", flush=True)
-        time.sleep(1000)
-    except KeyboardInterrupt:
-        print("interrupted", flush=True)
-        if stubborn:
-            time.sleep(1000)
-        raise
-
-before = signal.getsignal(signal.SIGINT), os.getcwd(), list(sys.path), len(os.listdir("/proc/self/fd"))
-try:
-    work(sys.argv[1] == "stubborn")
-except KeyboardInterrupt as error:
-    print("caught", flush=True)
-assert before == (signal.getsignal(signal.SIGINT), os.getcwd(), list(sys.path), len(os.listdir("/proc/self/fd")))
-assert threading.active_count() == 1
-"""
-
-
-def test_ctrl_c_reaches_the_call_first_and_kills_it_second(tmp_path: Path) -> None:
-    import subprocess
-
-    path = tmp_path / "program.py"
-    path.write_text(INTERRUPTED)
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    for kind, times in (("meek", 1), ("stubborn", 2)):
-        # Without a buffer, from which communicate() would not take what readline() left.
-        child = subprocess.Popen(
-            [sys.executable, str(path), kind], bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
-        )
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"begun\n"
-        child.send_signal(signal.SIGINT)
-        assert child.stdout.readline() == b"interrupted\n"
-        if times == 2:
-            child.send_signal(signal.SIGINT)
-        rest, errors = child.communicate(timeout=30)
-        assert (rest, child.returncode) == (b"caught\n", 0), errors.decode()
-
-
-def test_caller_killed_takes_the_call_with_it(chain: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    import pickle
-    import subprocess
-
-    import conftest
-
-    mark = f"DELIVERYBOY_ORPHAN_{os.getpid()}_{time.monotonic_ns()}"
-    path = tmp_path / "program.py"
-    path.write_text(
-        """
-import pickle, sys
-from deliveryboy_ng import deliver
-chain, mark = pickle.loads(sys.stdin.buffer.read())
-
-@deliver(transport=chain, env={mark: "1"})
-def work():
-    import subprocess, time
-    subprocess.Popen(["sh", "-c", "sleep 1000 & sleep 1000"], start_new_session=True)
-    print("begun", flush=True)
-    time.sleep(1000)
-
-work()
-"""
-    )
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    child = subprocess.Popen([sys.executable, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
-    assert child.stdin is not None and child.stdout is not None
-    child.stdin.write(pickle.dumps((chain, mark)))
-    child.stdin.close()
-    assert child.stdout.readline() == b"begun\n"
-    # While a process executes another program it shows no environment.
-    assert conftest.wait_until(lambda: bool(processes_with(mark)))
-    kill(child.pid)
-    child.wait()
-    child.stdout.close()
-    assert wait_until(lambda: not processes_with(mark), 5), processes_with(mark)
-
-
 def test_partial_and_callable_instances() -> None:
     class Adder:
         def __init__(self, n: int) -> None:
@@ -983,138 +520,6 @@ def test_partial_and_callable_instances() -> None:
 
 def test_sudo_is_the_default_for_root_only_by_name() -> None:
     assert Sudo().wrap(["x"]) == ["sudo", "-n", "-u", "root", "--", "x"]
-
-
-@pytest.mark.parametrize(
-    "keywords",
-    [{"open_files": 2**70}, {"cpu": -1}, {"data": "9e99T"}, {"stack": 1.5}, {"rlimits": {999: (1, 1)}}, {"rlimits": {1: 5}}],
-)
-def test_limits_refuse_nonsense(keywords: dict[str, Any]) -> None:
-    with pytest.raises(DeliveryOptionError):
-        Limits(**keywords)
-
-
-@pytest.mark.parametrize("timeout", [0, 0.0001, 0.001, 0.002])
-def test_shortest_timeouts_are_timeouts(timeout: float) -> None:
-    def work() -> None:
-        time.sleep(1000)
-
-    for _ in range(20):
-        assert deliver(timeout=timeout)(work).run().verdict is Verdict.TIMEOUT
-
-
-def test_asynchronous_belongs_to_plain_calls() -> None:
-    for call in (add.with_options(asynchronous=True).run, add.with_options(asynchronous=True).submit):
-        with pytest.raises(DeliveryOptionError, match="asynchronous"):
-            call(1)
-
-
-def test_every_option_of_a_delivery_boy_is_an_attribute() -> None:
-    boy = DeliveryBoy(time.sleep)
-    boy.timeout = 0.1
-    assert boy.timeout == 0.1 and boy.grace == 1.0
-    with pytest.raises(TimeoutError):
-        boy(100)
-    with pytest.raises(DeliveryOptionError, match="timeout"):
-        boy.tiemout = 3
-    with pytest.raises(DeliveryOptionError):
-        boy.timeout = -1
-    with pytest.raises(AttributeError):
-        boy.no_such_option
-
-
-INTERRUPTED_EARLY = """
-import os, signal, sys, threading, time
-from deliveryboy_ng import deliver
-
-def quick():
-    return 1
-
-def slow():
-    import time
-    time.sleep(0.3)
-
-runner = deliver(slow if sys.argv[1] == "slow" else quick)
-runner.with_options(output="capture").run()
-missed = 0
-for n in range(int(sys.argv[2])):
-    timer = threading.Timer(0.002 + n * 0.0006, os.kill, (os.getpid(), signal.SIGINT))
-    try:
-        timer.start()
-        end = time.monotonic() + 3
-        while time.monotonic() < end:
-            runner()
-        missed += 1
-    except KeyboardInterrupt:
-        pass
-    timer.join()
-time.sleep(0.1)
-print(missed, threading.active_count(), len(os.listdir("/proc/self/fd")))
-"""
-
-
-def test_ctrl_c_at_any_moment_of_a_call_is_not_lost(tmp_path: Path) -> None:
-    """One SIGINT at a time into a loop over calls: each ends the loop, and nothing is left behind."""
-    import subprocess
-
-    path = tmp_path / "program.py"
-    path.write_text(INTERRUPTED_EARLY)
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    for kind, times in (("quick", "40"), ("slow", "40")):
-        child = subprocess.run([sys.executable, str(path), kind, times], capture_output=True, env=env, timeout=55, check=False)
-        assert child.stdout.split()[:2] == [b"0", b"1"], (child.stdout, child.stderr.decode()[-2000:])
-        assert int(child.stdout.split()[2]) <= 5, child.stdout
-
-
-def test_impatience_does_not_keep_a_call_from_tidying_up(script: Any) -> None:
-    result = script(
-        """
-import os, signal, sys
-from deliveryboy_ng import deliver
-from deliveryboy_ng.interrupts import Interrupts
-from deliveryboy_ng.session import Session
-from deliveryboy_ng.wire import Wire
-
-def interrupt(frame, event, argument):
-    if event == "call" and frame.f_code is code:
-        sys.setprofile(None)
-        for _ in range(3):
-            signal.raise_signal(signal.SIGINT)
-
-runner = deliver(lambda: None)
-runner()
-held = len(os.listdir("/proc/self/fd"))
-for function in (Interrupts.__enter__, Interrupts.__exit__, Session.close, Wire.close, Wire.forget, Wire._close, Wire.await_exit):
-    code = function.__code__
-    try:
-        sys.setprofile(interrupt)
-        runner()
-    except KeyboardInterrupt:
-        print(function.__qualname__)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, function
-    assert len(os.listdir("/proc/self/fd")) == held, function
-"""
-    )
-    assert result.stdout.split()[2:] == [b"Session.close", b"Wire.close", b"Wire.forget", b"Wire._close", b"Wire.await_exit"], (
-        result
-    )
-
-
-def test_ctrl_c_gets_through_a_busy_receiver_of_output(script: Any) -> None:
-    result = script(
-        """
-import os, signal, threading, time
-from deliveryboy_ng import deliver
-for n in (0.5, 0.7):
-    threading.Timer(n, os.kill, (os.getpid(), signal.SIGINT)).start()
-start = time.monotonic()
-try:
-    deliver(output=lambda stream, data: time.sleep(30))(lambda: print("x"))()
-except KeyboardInterrupt:
-    print(time.monotonic() - start < 5)
-"""
-    )
-    assert result.stdout == b"True\n", result.stderr.decode()
 
 
 def test_slow_receiver_does_not_make_a_timeout_of_an_answer() -> None:
@@ -1175,77 +580,3 @@ def test_process_whose_main_thread_has_ended_is_killed_too() -> None:
     started = time.monotonic()
     receipt = deliver(env={mark: "1"})(work).run()
     assert receipt.ok and receipt.clean and time.monotonic() - started < 5
-
-
-def test_far_timeouts_are_no_overflow() -> None:
-    assert deliver(timeout=10**9, connect_timeout=10**9)(lambda: 1)() == 1
-
-
-def test_input_of_wider_items_arrives() -> None:
-    import array
-
-    numbers = array.array("i", range(1000))
-    assert deliver(input=memoryview(numbers))(lambda: len(sys.stdin.buffer.read()))() == 4000
-
-
-@pytest.mark.parametrize("name, number", [("local", signal.SIGTERM), ("sudo", signal.SIGTERM), ("unshare-pid", signal.SIGKILL)])
-def test_asynchronous_call_is_ended_by_its_pid(request: pytest.FixtureRequest, name: str, number: int) -> None:
-    def work(mark: str) -> None:
-        import subprocess
-
-        os.environ[mark] = "1"
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        subprocess.Popen(["sleep", "1000"], start_new_session=True)
-        time.sleep(1000)
-
-    mark = f"DELIVERYBOY_BACKGROUND_{os.getpid()}_{time.monotonic_ns()}"
-    pid = deliver(transport=CHAINS[name](request), asynchronous=True, timeout=60)(work)(mark)
-    assert isinstance(pid, int) and wait_until(lambda: processes_with(mark))
-    os.kill(pid, number)
-    assert wait_until(lambda: not processes_with(mark), 5)
-
-
-def test_options_that_are_none_are_the_defaults() -> None:
-    assert deliver(limits=None, env=None, input=None, modules=None)(add.local)(1) == 6
-
-
-def test_unknown_limit_is_refused_with_a_suggestion() -> None:
-    with pytest.raises(DeliveryOptionError, match="Limits has no memroy; did you mean memory"):
-        Limits(memroy="5M")  # type: ignore[call-arg]
-
-
-def test_unknown_option_of_a_transport_is_refused_with_a_suggestion() -> None:
-    with pytest.raises(DeliveryOptionError, match="Ssh has no prot; did you mean port"):
-        Ssh("host", prot=22)  # type: ignore[call-arg]
-
-    class Own(Transport):
-        def __init__(self, *, anything: int) -> None:
-            self.anything = anything
-
-    assert Own(anything=1).anything == 1
-
-
-def test_handled_interrupt_stays_handled_however_fast(script: Any) -> None:
-    result = script(
-        """
-import os, signal, threading, time
-from deliveryboy_ng import deliver
-
-def work():
-    import time
-    try:
-        print("begun", flush=True)
-        time.sleep(20)
-    except KeyboardInterrupt:
-        return 5
-
-def interrupt(stream, data):
-    threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
-
-os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
-for _ in range(15):
-    assert deliver(output=interrupt)(work)() == 5
-print("handled")
-"""
-    )
-    assert result.stdout == b"handled\n", result.stderr
