@@ -29,6 +29,15 @@ __all__ = ["DeliveryBox", "DeliveryBoy", "DeliveryBoyDecorator", "Runner", "deli
 _IDLE = 10.0
 _making_executors = threading.Lock()
 
+
+def _forget_in_child() -> None:
+    """Of a lock that another thread held nobody is left to let go."""
+    global _making_executors
+    _making_executors = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")

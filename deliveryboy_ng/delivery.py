@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
 import functools
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
@@ -20,7 +22,10 @@ __all__ = ["Delivery"]
 
 R = TypeVar("R")
 
-_alone: weakref.WeakSet[Delivery[Any]] = weakref.WeakSet()
+# Those that travel by themselves, by the threads that they do so in.
+_alone: weakref.WeakKeyDictionary[threading.Thread, Delivery[Any]] = weakref.WeakKeyDictionary()
+# Seconds that their ends may take when the program ends.
+_LONGEST_END = 5.0
 
 
 class Delivery(concurrent.futures.Future[R], Generic[R]):
@@ -50,9 +55,12 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[R]], object]) -> None:
         """As the standard library's; asyncio's own, by which it waits for a future, cannot take every exception."""
         if getattr(fn, "__module__", "") == "asyncio.futures":
-            self._awaiting += 1
             fn = functools.partial(_tell_asyncio, fn)
-        super().add_done_callback(fn)
+            super().add_done_callback(fn)
+            # Not before it stands among the others: of those somebody could take another for it.
+            self._awaiting += 1
+        else:
+            super().add_done_callback(fn)
 
     def _invoke_callbacks(self) -> None:
         """Whatever they raise: the thread that they run in has others to serve."""
@@ -66,8 +74,9 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
     def alone(cls, journey: Journey) -> Delivery[R]:
         """One that travels by itself."""
         delivery = cls(journey)
-        _alone.add(delivery)
-        threading.Thread(target=delivery._travel, args=(journey,), name=f"deliveryboy {journey.name}", daemon=True).start()
+        thread = threading.Thread(target=delivery._travel, args=(journey,), name=f"deliveryboy {journey.name}", daemon=True)
+        _alone[thread] = delivery
+        thread.start()
         return delivery
 
     @property
@@ -195,14 +204,16 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         self._over.set()
         self._under_way.set()
 
-    def answer(self, value: R) -> None:
-        """The function has returned; the receipt follows.
+    def answer(self, value: R) -> bool:
+        """The function has returned; the receipt follows.  Tells whether that is known now.
 
         Nothing is told yet to callbacks: they run in the thread that the receipt comes from, and might wait for that.
         """
         with self._condition:
-            if self._state == "RUNNING" and len(self._done_callbacks) <= self._awaiting:  # type: ignore[attr-defined]
-                self.set_result(value)
+            if self._state != "RUNNING" or len(self._done_callbacks) > self._awaiting:  # type: ignore[attr-defined]
+                return False
+            self.set_result(value)
+        return True
 
     def _let_go(self) -> None:
         """What was sent is of no more use, may be large, and knows this delivery."""
@@ -245,8 +256,21 @@ def _tell_asyncio(tell: Callable[[concurrent.futures.Future[Any]], object], deli
 
 
 def _forget_in_child() -> None:
-    for delivery in list(_alone):
+    for delivery in list(_alone.values()):
         delivery.abandon(CallCancelled("this call belongs to the process that this one was forked from"))
+    _alone.clear()
+
+
+def _finish() -> None:
+    """When the program ends, so do its calls, and whoever has asked for it is told."""
+    under_way = list(_alone.items())
+    for _, delivery in under_way:
+        delivery.kill()
+    latest = time.monotonic() + _LONGEST_END
+    for thread, _ in under_way:
+        thread.join(max(0.0, latest - time.monotonic()))
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
+# Not before the program's other threads have ended, which may be waiting for results.
+atexit.register(_finish)

@@ -36,6 +36,8 @@ _SHORTEST_BACKOFF, _LONGEST_BACKOFF, _MOST_DOUBLINGS = 0.1, 10.0, 10
 _MOST_LOST_TEMPLATES = 3
 
 _live: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+# Whether the program has come so far in its end that nobody waits for calls any more.
+_program_ends = False
 
 
 class Dispatcher:
@@ -73,8 +75,10 @@ class Dispatcher:
         self._nap.acquire()
         self._waiting: deque[Delivery[Any]] = deque()
         self._running: dict[Exchange, Delivery[Any]] = {}
-        self._ending: dict[Exchange, Delivery[Any]] = {}
+        self._ending: dict[Exchange, tuple[Journey, Callable[[], Delivery[Any] | None]]] = {}
         self._known: set[Delivery[Any]] = set()
+        # Those whose results have been handed out: nobody here keeps what the user lets go of.
+        self._answered: weakref.WeakSet[Delivery[Any]] = weakref.WeakSet()
         self._opening: Session | None = None
         self._shared: Mapping[str, Any] | None = None
         self._base: Exchange | None = None
@@ -95,6 +99,8 @@ class Dispatcher:
         """:raises RuntimeError: if this dispatcher has been closed"""
         if self._is_closing:
             raise RuntimeError("cannot schedule new futures after shutdown")
+        if _program_ends:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def add(self, delivery: Delivery[Any]) -> None:
         """Queue a delivery.
@@ -173,7 +179,7 @@ class Dispatcher:
         return bool(self._running or self._ending)
 
     def _all(self) -> list[Delivery[Any]]:
-        return list(self._known)
+        return [*self._known, *self._answered]
 
     def _wake(self) -> None:
         session = self._session
@@ -201,8 +207,7 @@ class Dispatcher:
 
     def _work(self) -> bool:
         """One turn; false when nothing will come any more."""
-        if self._session is None:
-            self._settle_given_up()
+        self._settle_given_up()
         with self._lock:
             if self._thread is not threading.current_thread():
                 return False
@@ -296,7 +301,7 @@ class Dispatcher:
                 self._take_answer(session, exchange)
         for exchange in list(self._ending):
             if exchange.over:
-                self._conclude(session, exchange, self._ending.pop(exchange))
+                self._conclude(session, exchange, *self._ending.pop(exchange))
         self._is_spent = self._is_spent or (self._base is not None and self._base.over)
         if session.lost or (self._is_spent and not self._is_busy):
             self._note_loss()
@@ -331,29 +336,31 @@ class Dispatcher:
     def _take_answer(self, session: Session, exchange: Exchange) -> None:
         """Its result is handed out, and its place is free; what it used, and how it ended, comes later."""
         delivery = self._running.pop(exchange)
-        self._ending[exchange] = delivery
+        self._ending[exchange] = delivery.journey, lambda: delivery
         if exchange.answered:
             try:
                 known, value = delivery.journey.answer(exchange)
             except BaseException:
                 return  # whatever the value's class does when it is rebuilt: it will be told with all the rest
-            if known:
-                delivery.answer(value)
+            if known and delivery.answer(value) and not trail.is_kept():
+                self._answered.add(delivery)
+                self._known.discard(delivery)
+                delivery.journey.on_start = None
+                self._ending[exchange] = delivery.journey, weakref.ref(delivery)
 
-    def _conclude(self, session: Session, exchange: Exchange, delivery: Delivery[Any]) -> None:
+    def _conclude(self, session: Session, exchange: Exchange, journey: Journey, find: Callable[[], Delivery[Any] | None]) -> None:
         assert self._greeting is not None
         if exchange.answered:
             self._losses = self._lost_in_vain = 0
-        has_result = delivery.done() and exchange.answered and not delivery.cancelled()
-        if has_result and not trail.is_kept():
-            journey = delivery.journey
+        delivery = find()
+        conclude = functools.partial(journey.conclude, session, self._greeting, exchange.ending, exchange.parcel.size)
+        if delivery is None or delivery in self._answered:
             journey.finish()
             journey.let_go()
-            self._known.discard(delivery)
-            delivery.settle_later(
-                functools.partial(journey.conclude, session, self._greeting, exchange.ending, exchange.parcel.size)
-            )
+            if delivery is not None:
+                delivery.settle_later(functools.partial(conclude, (delivery.result(),)))
             return
+        has_result = delivery.done() and exchange.answered and not delivery.cancelled()
         ending = exchange.ending
         has_not_begun = ending.refused.endswith(records.NO_TEMPLATE)
         self._is_spent = self._is_spent or has_not_begun
@@ -365,7 +372,7 @@ class Dispatcher:
             self._waiting.appendleft(delivery)
             return
         try:
-            receipt = delivery.journey.conclude(session, self._greeting, exchange.ending, exchange.parcel.size)
+            receipt = conclude((delivery.result(),) if has_result else ())
         except BaseException as problem:
             self._settle(delivery, None, problem)
         else:
@@ -412,6 +419,8 @@ def _forget_in_child() -> None:
 
 def _finish() -> None:
     """When the program ends, its calls are waited for, as with any executor."""
+    global _program_ends
+    _program_ends = True
     dispatchers = list(_live)
     for dispatcher in dispatchers:
         dispatcher.close()
@@ -421,5 +430,7 @@ def _finish() -> None:
 
 os.register_at_fork(after_in_child=_forget_in_child)
 # Before the interpreter waits for threads, and long before atexit: as concurrent.futures does it.
-with contextlib.suppress(RuntimeError):  # it ends already
+try:
     getattr(threading, "_register_atexit", atexit.register)(_finish)
+except RuntimeError:  # it ends already
+    _program_ends = True

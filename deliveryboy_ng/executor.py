@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -12,7 +13,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
@@ -205,7 +206,7 @@ class DeliveryExecutor(concurrent.futures.Executor):
             starts = (self.submit(each, chunk) for chunk in _chunks(items, chunksize))
         ahead = deque(itertools.islice(starts, None if buffersize is None else -(-buffersize // chunksize)))
         results = _results(ahead, iter(()) if buffersize is None else starts, until)
-        return results if chunksize == 1 else itertools.chain.from_iterable(results)
+        return results if chunksize == 1 else _items(results)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and close the session when there are none left.
@@ -312,7 +313,15 @@ def _chunks(items: Iterator[tuple[Any, ...]], size: int) -> Iterator[tuple[Any, 
         yield chunk
 
 
-def _results(ahead: deque[Delivery[Any]], more: Iterator[Delivery[Any]], until: float | None) -> Iterator[Any]:
+def _items(chunks: Generator[list[Any]]) -> Iterator[Any]:
+    with contextlib.closing(chunks):
+        for chunk in chunks:
+            chunk.reverse()
+            while chunk:
+                yield chunk.pop()
+
+
+def _results(ahead: deque[Delivery[Any]], more: Iterator[Delivery[Any]], until: float | None) -> Generator[Any]:
     try:
         while ahead:
             ahead.extend(itertools.islice(more, 1))

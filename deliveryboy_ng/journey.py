@@ -69,7 +69,7 @@ class Journey:
         """Forget what has come back so far: it is sent once more."""
         self._ready: tuple[bytes, bool, Parcel | None] = (b"", False, None)
         self._problem: BaseException | None = None
-        self._value: tuple[Any, ...] = ()
+        self._known: tuple[()] | tuple[Any] = ()
         self._ended = 0.0
         self._sink = Sink(self.options.output or self.default_output, int(self.options.max_output))
 
@@ -145,10 +145,9 @@ class Journey:
         reply = exchange.ending.reply
         if self._problem is None and not reply.overlong and reply.status == b"R":
             try:
-                self._value = (self._reader().value(reply.payload, reply.pieces),)
+                return True, self._reader().value(reply.payload, reply.pieces)
             except DeliveryPickleError:
-                return False, None
-            return True, self._value[0]
+                pass
         return False, None
 
     def finish(self) -> None:
@@ -165,12 +164,16 @@ class Journey:
         self._ready = (b"", False, None)
         del self.box
 
-    def conclude(self, session: Session, greeting: Greeting, ending: Ending, sent: int) -> Receipt:
+    def conclude(
+        self, session: Session, greeting: Greeting, ending: Ending, sent: int, known: tuple[()] | tuple[Any] = ()
+    ) -> Receipt:
         """The receipt of a call that is over.
 
         :param sent: bytes of its parcel
+        :param known: its value, if that is known already
         :raises BaseException: what the receiver of its output raised
         """
+        self._known = known
         self.finish()
         if self._problem is not None:
             raise self._problem
@@ -335,8 +338,8 @@ class Journey:
         return "initializer_timeout" if self.is_template else "timeout"
 
     def _reader(self) -> replies.Reader:
-        if self._value:
-            return replies.Known(self._value[0])
+        if self._known:
+            return replies.Known(self._known[0])
         return replies.Pickles(self._own) if self.options.trusted else replies.Data(self._accepted())
 
     def _applied(self, ending: Ending) -> tuple[str, ...]:

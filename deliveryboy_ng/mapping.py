@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sized
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
 from .delivery import Delivery
@@ -94,7 +94,7 @@ async def amap(
                 del under_way[future]
                 yield _outcome(future, return_exceptions)
     finally:
-        for future in [*under_way, *([] if coming is None else [coming])]:
+        for future in under_way:
             if not future.cancel() and not future.cancelled():
                 future.exception()  # or asyncio complains that nobody has asked for it
         # Their futures would tell them only when the loop turns again, which it need not.
@@ -102,9 +102,15 @@ async def amap(
             delivery.cancel()
         # Waiting for the last of them would hold the loop up; what runs is killed.
         executor.shutdown(wait=False, cancel_futures=True)
+        if coming is not None:
+            coming.cancel()
+            await asyncio.wait([coming])
+            if not coming.cancelled():
+                coming.exception()
+        await items.aclose()
 
 
-async def _zipped(iterables: tuple[Any, ...]) -> AsyncIterator[tuple[Any, ...]]:
+async def _zipped(iterables: tuple[Any, ...]) -> AsyncGenerator[tuple[Any, ...]]:
     """``zip`` of ordinary and asynchronous iterables."""
     iterators = [each.__aiter__() if hasattr(each, "__aiter__") else iter(each) for each in iterables]
     while iterators:

@@ -420,7 +420,8 @@ def _meant_by_annotations(namespace: dict[str, Any]) -> dict[str, Any]:
     """What a dataclass looks for by name, where annotations are text, in the module that it says to be from."""
     typing: Any = sys.modules.get("typing")
     known = [dataclasses, dataclasses.InitVar, dataclasses.KW_ONLY, typing, getattr(typing, "ClassVar", None)]
-    return {name: value for name, value in namespace.items() if value is not None and any(value is each for each in known)}
+    # Of all at once: other threads may be adding to it.
+    return {name: value for name, value in list(namespace.items()) if value is not None and any(value is each for each in known)}
 
 
 def _reduce_weak_set(found: Any) -> Any:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from deliveryboy_ng import (
     CallCancelled,
     CallTimeout,
     Confinement,
+    Delivery,
     DeliveryBoy,
     DeliveryExecutor,
     DeliveryOptionError,
@@ -33,6 +35,7 @@ from deliveryboy_ng import (
     deliver,
     packing,
 )
+from deliveryboy_ng.dispatcher import Dispatcher
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
 
@@ -199,6 +202,81 @@ def test_a_call_that_was_cancelled_in_the_queue_has_no_receipt_to_wait_for() -> 
         with pytest.raises(CallCancelled, match="before it began"):
             second.receipt(20)
         first.cancel()
+
+
+def test_a_call_that_waits_for_its_turn_can_be_killed() -> None:
+    with DeliveryExecutor(1) as executor:
+        running = executor.submit(time.sleep, 1000)
+        assert running.remote_pid
+        for ask in (lambda call: call.kill(), lambda call: call.terminate()):
+            waiting = executor.submit(time.sleep, 1000)
+            ask(waiting)
+            assert isinstance(waiting.exception(60), CallCancelled) and not running.done()
+        running.kill()
+
+
+def test_results_belong_to_those_who_hold_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here keeps what has been handed out, while the rest of its call is still to come."""
+    conclude, may_conclude = Dispatcher._conclude, threading.Event()
+
+    def later(*args: Any) -> None:
+        may_conclude.wait(60)
+        conclude(*args)
+
+    monkeypatch.setattr(Dispatcher, "_conclude", later)
+    with DeliveryExecutor(1) as executor:
+        call = executor.submit(set, "a")
+        found = weakref.ref(call.result())
+        del call
+        is_gone = conftest.wait_until(lambda: found() is None)
+        may_conclude.set()
+        assert is_gone
+
+
+def test_whoever_comes_beside_asyncio_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callbacks run when the receipt is there, in whatever order they are added and the answer comes."""
+    call: Delivery[int] = Delivery(None, "it")
+    call.begin()
+    call.add_done_callback(lambda future: None)
+    add_callback = concurrent.futures.Future.add_done_callback
+
+    def comes_before(future: Any, callback: Any) -> None:
+        call.answer(1)
+        add_callback(future, callback)
+
+    monkeypatch.setattr(concurrent.futures.Future, "add_done_callback", comes_before)
+
+    def of_asyncio(future: Any) -> None:
+        pass
+
+    of_asyncio.__module__ = "asyncio.futures"
+    call.add_done_callback(of_asyncio)
+    assert not call.done()
+
+
+AT_THE_END = """
+import atexit, sys, threading, time
+def told(call):
+    print(type(call.exception()).__name__, flush=True)
+from deliveryboy_ng import DeliveryExecutor, deliver
+call = deliver(time.sleep).submit(1000)
+call.add_done_callback(told)
+assert call.remote_pid
+def late():
+    threading.main_thread().join()
+    executor = DeliveryExecutor(1)
+    try:
+        executor.submit(abs, 1)
+    except RuntimeError as error:
+        print(error)
+    print(deliver(abs)(-1), deliver(abs).submit(-2).result())
+threading.Thread(target=late).start()
+"""
+
+
+def test_when_the_program_ends_whoever_waits_is_told(script: Any) -> None:
+    lines = script(AT_THE_END).stdout.decode().splitlines()
+    assert lines == ["cannot schedule new futures after interpreter shutdown", "1 2", "CallCancelled"]
 
 
 def test_times_that_are_none_are_refused() -> None:

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import conftest
@@ -174,6 +174,28 @@ def test_asyncio_maps() -> None:
         async for value in square.amap(itertools.count(20), max_workers=2):
             assert value == 400
             break
+
+    asyncio.run(main())
+
+
+def test_amap_that_is_closed_has_let_go_of_its_source() -> None:
+    async def main() -> None:
+        waits, has_ended = asyncio.Event(), asyncio.Event()
+
+        async def source() -> AsyncIterator[int]:
+            yield 0
+            try:
+                waits.set()
+                await asyncio.sleep(1000)
+            finally:
+                await asyncio.sleep(0)
+                has_ended.set()
+
+        results = square.amap(source(), max_workers=1)
+        assert await anext(results) == 0
+        await waits.wait()
+        await results.aclose()
+        assert has_ended.is_set()
 
     asyncio.run(main())
 

@@ -178,12 +178,13 @@ def test_calls_that_die_in_different_ways_beside_others(chain: Any) -> None:
         "signal": Verdict.SIGNALED, "kill": Verdict.SIGNALED, "exit": Verdict.EXITED, "sys.exit": Verdict.EXITED,
         "raise": Verdict.RAISED, "hang": Verdict.TIMEOUT, "memory": Verdict.MEMORY_LIMIT, "cpu": Verdict.CPU_LIMIT,
     }  # fmt: skip
-    doomed = deliver(limits=Limits(memory="100M", cpu=0.7), timeout=2.5, grace=0.1, output="capture")(die)
+    doomed = deliver(limits=Limits(memory="100M", cpu=0.7), timeout=100, grace=0.1, output="capture")(die)
+    hanging = doomed.with_options(timeout=2.5)
     with DeliveryExecutor(8, transport=chain, output="capture") as executor:
-        fates = {how: executor.submit(doomed, how) for how in expected}
+        fates = {how: executor.submit(hanging if how == "hang" else doomed, how) for how in expected}
         fine = [executor.submit(add, n) for n in range(10)]
-        assert [future.result(30) for future in fine] == list(range(1, 11))
-        receipts = {how: future.receipt(30) for how, future in fates.items()}
+        assert [future.result(100) for future in fine] == list(range(1, 11))
+        receipts = {how: future.receipt(100) for how, future in fates.items()}
         assert {how: receipt.verdict for how, receipt in receipts.items()} == expected
         assert all(receipt.clean for receipt in receipts.values())
         assert "in die" in str(receipts["signal"].exception) and "worker" not in str(receipts["signal"].exception)
