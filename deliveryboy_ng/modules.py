@@ -79,13 +79,17 @@ class Module:
 
 _IMPORT_NAME = opcode.opmap["IMPORT_NAME"]
 _LOAD_CONST = opcode.opmap["LOAD_CONST"]
+_TAKE_NAMES = {"import_module", "__import__", "get_data", "files"} | {
+    f"{verb}_{kind}" for verb in ("open", "read") for kind in ("text", "binary")
+}
 
 
 @functools.lru_cache(maxsize=4096)
 def imports_of(code: CodeType) -> Imports:
     """All import statements in *code* and the code within it, as (level, name, names imported from it), in their order.
 
-    Names given as constants to ``import_module`` and ``__import__`` count too, and pkgutil's ``get_data``.
+    Names given as constants to ``import_module`` and ``__import__`` count too, and to what reads data files of packages, of which
+    pkgutil's ``get_data`` is one.
     """
     found: dict[tuple[int, str, tuple[str, ...]], None] = {}
     loaded: list[Any] = []
@@ -102,7 +106,7 @@ def imports_of(code: CodeType) -> Imports:
             loaded.append(argument)
     if "get_data" in code.co_names and _reads_with_pkgutil(code):
         found[0, _GET_DATA, ()] = None
-    dynamic = {"import_module", "__import__"} & set(code.co_names)
+    dynamic = _TAKE_NAMES & set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             found.update(dict.fromkeys(imports_of(constant)))

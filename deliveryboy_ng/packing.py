@@ -81,6 +81,8 @@ _numbers = itertools.count()
 # What stands for nothing in a dataclass's fields is known by its identity.
 _SENTINELS = {id(getattr(dataclasses, name)): name for name in ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY")}
 _OF_CLASS_BODIES = ("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+# Classes of ctypes whose instances are libraries.
+_LIBRARIES = ("CDLL", "PyDLL")
 # What typing makes with a name, and what else each is made from.
 _TYPE_ALIASES = {
     "NewType": ("__supertype__",),
@@ -244,6 +246,7 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
             functools.cached_property: lambda thing: (functools.cached_property, (thing.func,), {"attrname": thing.attrname}),
             functools.singledispatchmethod: _reduce_single_dispatch_method,
             **{getattr(typing, name): self._reduce_type_alias for name in _TYPE_ALIASES if hasattr(typing, name)},
+            **{getattr(sys.modules["ctypes"], name): _refuse_library for name in _LIBRARIES if "ctypes" in sys.modules},
         }
         # Read once, by the initialiser.
         self.dispatch_table = ChainMap(special, _REDUCERS, copyreg.dispatch_table)
@@ -422,6 +425,10 @@ def _meant_by_annotations(namespace: dict[str, Any]) -> dict[str, Any]:
     known = [dataclasses, dataclasses.InitVar, dataclasses.KW_ONLY, typing, getattr(typing, "ClassVar", None)]
     # Of all at once: other threads may be adding to it.
     return {name: value for name, value in list(namespace.items()) if value is not None and any(value is each for each in known)}
+
+
+def _refuse_library(thing: Any) -> Any:
+    raise TypeError("cannot pickle a library that this process has loaded")
 
 
 def _reduce_weak_set(found: Any) -> Any:

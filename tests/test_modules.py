@@ -306,14 +306,20 @@ def test_functions_read_the_data_files_of_their_own_package(project: Any) -> Non
             "def by_name(): return resources.read_text('beside', 'data.txt')\n"
             "def by_module(): return pkgutil.get_data(__name__, 'data.txt').decode()\n"
             "def made():\n    def nested():\n        import pkgutil\n"
-            "        return pkgutil.get_data(__name__.rpartition('.')[0], 'data.txt').decode()\n    return nested\n",
+            "        return pkgutil.get_data(__name__.rpartition('.')[0], 'data.txt').decode()\n    return nested\n"
+            "def of_another(): return files('beside.others').joinpath('data.txt').read_text()\n"
+            "def with_pkgutil(): return pkgutil.get_data('beside.others', 'data.txt').decode()\n"
+            "def as_before(): return resources.read_text('beside.others', 'data.txt')\n",
             "beside/data.txt": "text",
+            "beside/others/__init__.py": "",
+            "beside/others/data.txt": "text",
         }
     )
     from beside import reader  # type: ignore[import-not-found]
 
     sudo = conftest.need_sudo()
-    for function in (reader.by_package, reader.by_name, reader.by_module, reader.made()):
+    others = (reader.of_another, reader.with_pkgutil, reader.as_before)
+    for function in (reader.by_package, reader.by_name, reader.by_module, reader.made(), *others):
         assert deliver(transport=sudo)(function)() == "text", function
 
 

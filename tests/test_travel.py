@@ -6,6 +6,7 @@ PYTEST_DONT_REWRITE: a rewritten assert refers to pytest, which is not installed
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import enum
 import functools
@@ -495,6 +496,11 @@ def test_refusal_names_globals_and_closures() -> None:
         deliver(lambda: lock)()
     with pytest.raises(DeliveryPackingError, match="argument 1"):
         deliver(print)(x for x in [1])
+    library = ctypes.CDLL(None)
+    with pytest.raises(
+        DeliveryPackingError, match="'library' cannot travel: .*a library that this process has loaded.*Make it inside"
+    ):
+        deliver(lambda: library.getpid())()
 
 
 # --- sizes and secrecy ----------------------------------------------------------------------------------------------
