@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .delivery import Delivery
     from .executor import DeliveryExecutor
     from .journey import Journey
+    from .mapping import Way
 
 __all__ = ["DeliveryBox", "DeliveryBoy", "DeliveryBoyDecorator", "Runner", "deliver", "execute", "main"]
 
@@ -125,6 +126,7 @@ class Runner(Generic[P, R]):
         ordered: bool = True,
         return_exceptions: bool = False,
         progress: bool = False,
+        executor: DeliveryExecutor | None = None,
     ) -> Iterator[R]:
         """Like the built-in ``map``, several calls at a time over one session, each in a process of its own.
 
@@ -134,13 +136,26 @@ class Runner(Generic[P, R]):
         :param ordered: results in the order of the arguments; otherwise as they come
         :param return_exceptions: hand out what a call raised in the place of its result; otherwise it is raised, and ends all
         :param progress: show a bar of ``tqdm``: how many run, how many failed, and the most memory that one call had
+        :param executor: run the calls by this one, with what its initializer has made, and leave it open
+        :raises DeliveryOptionError: if both *max_workers* and *executor* are given
         """
         from . import mapping
+
+        way = self._way(max_workers, ordered, return_exceptions, executor)
+        return mapping.results(way, self, iterables, progress)
+
+    def _way(self, max_workers: int | None, ordered: bool, return_exceptions: bool, executor: DeliveryExecutor | None) -> Way:
         from .executor import DeliveryExecutor
+        from .mapping import Way
 
         self._refuse_generators()
-        executor = DeliveryExecutor.of(self.options, max_workers)
-        return mapping.results(executor, self, iterables, ordered, return_exceptions, progress)
+        if executor is None:
+            return Way(DeliveryExecutor.of(self.options, max_workers), True, ordered, return_exceptions)
+        if max_workers is not None:
+            raise DeliveryOptionError("max_workers is the executor's own: give one of the two")
+        if not isinstance(executor, DeliveryExecutor):
+            raise DeliveryOptionError(f"executor must be a DeliveryExecutor, not {executor!r}")
+        return Way(executor, False, ordered, return_exceptions)
 
     async def aio(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function over there from asyncio; cancelling the task kills the call.
@@ -162,14 +177,12 @@ class Runner(Generic[P, R]):
         max_workers: int | None = None,
         ordered: bool = True,
         return_exceptions: bool = False,
+        executor: DeliveryExecutor | None = None,
     ) -> AsyncIterator[R]:
         """:meth:`map` for asyncio: ``async for result in f.amap(xs)``; the iterables may be asynchronous ones."""
         from . import mapping
-        from .executor import DeliveryExecutor
 
-        self._refuse_generators()
-        executor = DeliveryExecutor.of(self.options, max_workers)
-        return mapping.amap(executor, self, iterables, ordered, return_exceptions)
+        return mapping.amap(self._way(max_workers, ordered, return_exceptions, executor), self, iterables)
 
     def _warm(self) -> DeliveryExecutor:
         """The executor that asyncio's calls of this runner share, with those of all that are bound from it."""

@@ -198,7 +198,7 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         self._condition = threading.Condition()
         if not self.done():
             self._state, self._exception = "FINISHED", problem
-            self._problem = problem
+        self._problem = self._problem or problem
         self._over = threading.Event()
         self._under_way = threading.Event()
         self._over.set()

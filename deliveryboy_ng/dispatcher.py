@@ -192,7 +192,7 @@ class Dispatcher:
 
     def _run(self, ended: threading.Lock) -> None:
         try:
-            while self._work():
+            while self._work_on():
                 pass
         except BaseException as problem:
             with self._lock:
@@ -200,10 +200,28 @@ class Dispatcher:
             self._fail(self._all(), problem)
             raise
         finally:
-            if self._thread is threading.current_thread():
-                # Where there was nothing to do any more there is no session, or it is the next thread's.
+            try:
+                if self._thread is threading.current_thread():
+                    # Where there was nothing to do any more there is no session, or it is the next thread's.
+                    with contextlib.suppress(OSError):
+                        self._drop_session()
+            finally:
+                ended.release()
+
+    def _work_on(self) -> bool:
+        """One turn, whatever becomes of its session; false when nothing will come any more."""
+        try:
+            return self._work()
+        except Exception as problem:
+            self._note_loss()
+            with contextlib.suppress(Exception):
                 self._drop_session()
-            ended.release()
+            with self._lock:
+                self._waiting.clear()
+            self._running.clear()
+            self._ending.clear()
+            self._fail(self._all(), problem)
+            return True
 
     def _work(self) -> bool:
         """One turn; false when nothing will come any more."""
@@ -293,8 +311,8 @@ class Dispatcher:
 
     def _turn(self, session: Session) -> None:
         self._send_waiting(session)
-        if self._is_closing and not (self._is_busy or self._waiting):
-            return  # all that waited was cancelled
+        if not (self._is_busy or self._waiting) and (self._is_closing or self._idle_since == math.inf):
+            return  # all that waited was cancelled, or could not be sent
         session.turn(self._idle_since + self._idle_timeout if not self._is_busy else math.inf)
         for exchange in list(self._running):
             if exchange.over or exchange.answered:
@@ -399,8 +417,9 @@ class Dispatcher:
             self._settle(delivery, None, problem)
 
     def _settle(self, delivery: Delivery[Any], receipt: Receipt | None, problem: BaseException | None = None) -> None:
-        self._known.discard(delivery)
         delivery.settle(receipt, problem)
+        # Not before: in a child that is forked meanwhile nobody would know of it.
+        self._known.discard(delivery)
 
     # --- the caller's own processes -------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sized
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .delivery import Delivery
@@ -14,37 +15,70 @@ from .receipt import in_mebibytes
 if TYPE_CHECKING:
     from .executor import DeliveryExecutor
 
-__all__ = ["amap", "results"]
+__all__ = ["Way", "amap", "results"]
 
 # Calls that are ready to be sent, for each that runs.
 _AHEAD = 2
 
 
-def results(
-    executor: DeliveryExecutor, func: Any, iterables: tuple[Any, ...], ordered: bool, return_exceptions: bool, progress: bool
-) -> Iterator[Any]:
-    """The results of *func*, with a bounded number of calls started ahead of what is taken; shuts the executor down."""
-    bar = _bar(progress, iterables)
-    return _results(executor, func, iterables, ordered, return_exceptions, bar)
+@dataclass(frozen=True)
+class Way:
+    """How to go over the arguments.
+
+    :ivar owned: whether the executor is shut down at the end
+    :ivar ordered: whether results are handed out in order
+    :ivar return_exceptions: whether what a call raised is
+    """
+
+    executor: DeliveryExecutor
+    owned: bool
+    ordered: bool
+    return_exceptions: bool
+
+    def end(self, wait: bool) -> None:
+        """No more calls will come."""
+        if self.owned:
+            self.executor.shutdown(wait=wait, cancel_futures=not wait)
 
 
-def _results(
-    executor: DeliveryExecutor, func: Any, iterables: tuple[Any, ...], ordered: bool, return_exceptions: bool, bar: _NoBar
-) -> Iterator[Any]:
-    starts = (executor.submit(func, *item) for item in zip(*iterables, strict=False))
+def results(way: Way, func: Any, iterables: tuple[Any, ...], progress: bool) -> Iterator[Any]:
+    """The results of *func*, with a bounded number of calls started ahead of what is taken."""
+    return _results(way, func, iterables, _bar(progress, iterables))
+
+
+def _results(way: Way, func: Any, iterables: tuple[Any, ...], bar: _NoBar) -> Iterator[Any]:
+    starts = (bar.begun(way.executor.submit(func, *item)) for item in zip(*iterables, strict=False))
     under_way: deque[Delivery[Any]] = deque()
+    is_through = False
     try:
-        under_way.extend(itertools.islice(starts, executor.max_workers * _AHEAD))
+        under_way.extend(itertools.islice(starts, way.executor.max_workers * _AHEAD))
         while under_way:
-            delivery = _next(under_way, ordered)
-            bar.note(delivery, under_way)
+            delivery = _next(under_way, way.ordered)
+            bar.note(delivery)
             under_way.extend(itertools.islice(starts, 1))
-            yield _outcome(delivery, return_exceptions)
+            yield _outcome(delivery, way.return_exceptions)
+        is_through = True
+    except KeyboardInterrupt:
+        _interrupt(under_way)
+        raise
     finally:
         bar.close()
         for delivery in under_way:
             delivery.cancel()
-        executor.shutdown()
+        # Who is thrown away may be so in any thread, and must not wait for another there.
+        way.end(wait=is_through)
+
+
+def _interrupt(under_way: deque[Delivery[Any]]) -> None:
+    """A Ctrl-C reaches the calls that run, which may tidy up; after another one whoever waits here kills them."""
+    import concurrent.futures
+
+    for delivery in under_way:
+        if delivery.running():
+            delivery.request("interrupt")
+        else:
+            delivery.cancel()
+    concurrent.futures.wait(under_way)
 
 
 def _outcome(future: Any, return_exceptions: bool) -> Any:
@@ -67,9 +101,7 @@ def _next(under_way: deque[Delivery[Any]], ordered: bool) -> Delivery[Any]:
     return delivery
 
 
-async def amap(
-    executor: DeliveryExecutor, func: Any, iterables: tuple[Any, ...], ordered: bool, return_exceptions: bool
-) -> AsyncIterator[Any]:
+async def amap(way: Way, func: Any, iterables: tuple[Any, ...]) -> AsyncIterator[Any]:
     """The same for asyncio."""
     import asyncio
 
@@ -79,20 +111,20 @@ async def amap(
     coming: asyncio.Future[Any] | None = asyncio.ensure_future(anext(items, None))
     try:
         while coming is not None or under_way:
-            waits = coming is not None and len(under_way) < executor.max_workers * _AHEAD
-            next_ones = list(itertools.islice(under_way, 1 if ordered else None))
+            waits = coming is not None and len(under_way) < way.executor.max_workers * _AHEAD
+            next_ones = list(itertools.islice(under_way, 1 if way.ordered else None))
             # Until it is done it stays with those that are cancelled should the wait be.
             done, _ = await asyncio.wait([*next_ones, *([coming] if waits else ())], return_when=asyncio.FIRST_COMPLETED)
             if coming is not None and coming in done:
                 item = coming.result()
                 if item is not None:
-                    delivery = executor.submit(func, *item)
+                    delivery = way.executor.submit(func, *item)
                     under_way[asyncio.wrap_future(delivery)] = delivery
                 coming = None if item is None else asyncio.ensure_future(anext(items, None))
             future = next((each for each in next_ones if each in done), None)
             if future is not None:
                 del under_way[future]
-                yield _outcome(future, return_exceptions)
+                yield _outcome(future, way.return_exceptions)
     finally:
         for future in under_way:
             if not future.cancel() and not future.cancelled():
@@ -101,7 +133,7 @@ async def amap(
         for delivery in under_way.values():
             delivery.cancel()
         # Waiting for the last of them would hold the loop up; what runs is killed.
-        executor.shutdown(wait=False, cancel_futures=True)
+        way.end(wait=False)
         if coming is not None:
             coming.cancel()
             await asyncio.wait([coming])
@@ -127,8 +159,12 @@ async def _zipped(iterables: tuple[Any, ...]) -> AsyncGenerator[tuple[Any, ...]]
 
 
 class _NoBar:
-    def note(self, delivery: Delivery[Any], under_way: deque[Delivery[Any]]) -> None:
+    def begun(self, delivery: Delivery[Any]) -> Delivery[Any]:
         """Nobody wants to know."""
+        return delivery
+
+    def note(self, delivery: Delivery[Any]) -> None:
+        """Nor that it has ended."""
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -139,17 +175,27 @@ class _Bar(_NoBar):
 
     def __init__(self, tqdm: Any, total: int | None) -> None:
         self._bar = tqdm(total=total)
+        self._under_way: set[Delivery[Any]] = set()
         self._failed = self._peak = 0
 
-    def note(self, delivery: Delivery[Any], under_way: deque[Delivery[Any]]) -> None:
+    def begun(self, delivery: Delivery[Any]) -> Delivery[Any]:
+        self._under_way.add(delivery)
+        self._show()
+        return delivery
+
+    def note(self, delivery: Delivery[Any]) -> None:
+        self._under_way.discard(delivery)
         self._failed += delivery.exception() is not None
         try:
             self._peak = max(self._peak, delivery.receipt().usage.peak)
         except Exception:
             pass  # it never began
-        running = sum(each.running() for each in under_way)
-        self._bar.set_postfix_str(f"{running} running, {self._failed} failed, at most {in_mebibytes(self._peak)}", refresh=False)
         self._bar.update()
+        self._show()
+
+    def _show(self) -> None:
+        running = sum(each.running() for each in self._under_way)
+        self._bar.set_postfix_str(f"{running} running, {self._failed} failed, at most {in_mebibytes(self._peak)}", refresh=False)
 
     def close(self) -> None:
         self._bar.close()

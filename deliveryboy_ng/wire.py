@@ -6,6 +6,7 @@ only :meth:`Wire.poke` may be called.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -393,7 +394,8 @@ class Wire:
         try:
             poll = select.poll()
             poll.register(fd, select.POLLIN)
-            poll.poll(seconds * 1000)
+            with contextlib.suppress(OSError):  # for want of memory
+                poll.poll(seconds * 1000)
         finally:
             os.close(fd)
         return self._process.poll() is not None

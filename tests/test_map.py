@@ -6,6 +6,7 @@ import asyncio
 import functools
 import itertools
 import os
+import re
 import subprocess
 import threading
 import time
@@ -19,10 +20,13 @@ from calls import add, nap, square
 
 from deliveryboy_ng import (
     DeliveryExecutor,
+    DeliveryOptionError,
     deliver,
 )
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
+
+NUMBER = 0
 
 
 def test_map_is_lazy_and_in_order() -> None:
@@ -58,6 +62,39 @@ def test_map_shows_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(list(square.map(range(20, 30), max_workers=2, progress=True, return_exceptions=True))) == 10
     shown = capsys.readouterr().err
     assert "10/10" in shown and "0 failed" in shown and "MiB" in shown
+
+
+def test_the_bar_shows_what_runs_before_anything_has_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    list(nap.map([1.0, 0.1], max_workers=2, progress=True))
+    assert re.search(r" 0/2 .*[12] running", capsys.readouterr().err)
+
+
+def test_map_goes_by_an_executor_that_is_there() -> None:
+    with DeliveryExecutor(2, initializer=prepare, initargs=(7,)) as executor:
+        for ordered in (True, False):
+            found = list(deliver(prepared).map(range(4), executor=executor, ordered=ordered, return_exceptions=True))
+            assert sorted(map(repr, found)) == ["7", "7", "7", "LookupError()"]
+
+        async def main() -> list[int]:
+            return [value async for value in deliver(prepared).amap(range(3), executor=executor)]
+
+        assert asyncio.run(main()) == [7, 7, 7]
+        for wrong in ({"max_workers": 1, "executor": executor}, {"executor": 3}):
+            with pytest.raises(DeliveryOptionError, match="executor"):
+                deliver(prepared).map([1], **wrong)
+        assert executor.submit(prepared, 1).result() == 7
+
+
+def prepare(number: int) -> None:
+    global NUMBER
+    NUMBER = number
+
+
+def prepared(n: int) -> int:
+    if n == 3:
+        raise LookupError
+    return NUMBER
 
 
 def test_the_bar_knows_how_much_memory_calls_had(capsys: pytest.CaptureFixture[str]) -> None:

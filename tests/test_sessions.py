@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import errno
 import gc
 import importlib.util
 import inspect
@@ -31,15 +32,18 @@ from deliveryboy_ng import (
     Confinement,
     ConnectionLost,
     CpuLimitExceeded,
+    Delivery,
     DeliveryError,
     DeliveryExecutor,
     Limits,
     MemoryLimitExceeded,
     TransportNotFound,
     Verdict,
+    VersionMismatchError,
     deliver,
 )
 from deliveryboy_ng.dispatcher import Dispatcher
+from deliveryboy_ng.session import Session
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
 
@@ -594,7 +598,7 @@ def test_an_executor_that_was_shut_down_stays_so_in_a_forked_child() -> None:
 
 EXECUTOR = """
 import os, signal, sys, threading, time
-from deliveryboy_ng import DeliveryExecutor
+from deliveryboy_ng import DeliveryExecutor, deliver
 
 def wait(deaf):
     try:
@@ -609,15 +613,21 @@ def wait(deaf):
 class Output:
     seen = 0
     def __call__(self, stream, data):
+        if b"interrupted" in data:
+            os.write(1, b"interrupted\\n")
         times = data.count(b"begun") + (deaf and data.count(b"interrupted"))
         for _ in range(times):
             Output.seen += 1
             os.kill(os.getpid(), signal.SIGINT)
-        if b"interrupted" in data:
-            print("interrupted", flush=True)
 
 deaf, where = sys.argv[1] == "deaf", sys.argv[2]
 started = time.monotonic()
+if where == "map":
+    try:
+        list(deliver(output=Output())(wait).map([deaf, deaf], max_workers=1))
+    except KeyboardInterrupt:
+        print("ended", time.monotonic() - started < 50, Output.seen)
+    sys.exit()
 try:
     with DeliveryExecutor(1, output=Output()) as executor:
         first, second = executor.submit(wait, deaf), executor.submit(wait, deaf)
@@ -635,6 +645,65 @@ except KeyboardInterrupt:
 def test_ctrl_c_reaches_the_calls_of_an_executor_and_a_second_one_kills(script: Any, kind: str, expected: str, where: str) -> None:
     result = script(EXECUTOR, kind, where)
     assert result.stdout.decode() == f"interrupted\n{expected}\n", result.stderr
+
+
+@pytest.mark.parametrize("kind, times", [("hears", 1), ("deaf", 2)])
+def test_ctrl_c_reaches_the_calls_of_map(script: Any, kind: str, times: int) -> None:
+    result = script(EXECUTOR, kind, "map")
+    assert result.stdout.decode() == f"interrupted\nended True {times}\n", result.stderr
+
+
+def test_one_error_of_the_system_is_not_the_end_of_an_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any) -> None:
+        monkeypatch.undo()
+        raise OSError(errno.ENOMEM, "no memory")
+
+    close = Session.close
+
+    def closes_and_fails(session: Session) -> None:
+        close(session)
+        raise OSError(errno.ENOMEM, "no memory")
+
+    with DeliveryExecutor(1) as executor:
+        executor.submit(add, 1).result()
+        monkeypatch.setattr(Session, "turn", fails)
+        with pytest.raises(ConnectionLost, match="no memory"):
+            executor.submit(add, 1).result(60)
+        assert executor.submit(add, 1).result(60) == 2
+        monkeypatch.setattr(Session, "close", closes_and_fails)
+
+
+def test_a_call_that_could_not_be_sent_does_not_keep_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = conftest.children_of_this_process()
+    with DeliveryExecutor(1, idle_timeout=0.2) as executor:
+        executor.submit(add, 1).receipt()
+        begin = Session.begin
+
+        def refuses(*args: Any, **named: Any) -> Any:
+            monkeypatch.setattr(Session, "begin", begin)
+            raise VersionMismatchError("as it is told when it is sent")
+
+        monkeypatch.setattr(Session, "begin", refuses)
+        with pytest.raises(VersionMismatchError):
+            executor.submit(add, 1).result(60)
+        assert conftest.wait_until(lambda: conftest.children_of_this_process() <= before)
+
+
+def test_a_fork_while_a_call_is_settled_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    settle, ends = Delivery.settle, []
+
+    def forks(delivery: Delivery[Any], *args: Any) -> None:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            os._exit(not isinstance(delivery.exception(), CallCancelled))
+        ends.append(os.waitpid(child, 0)[1])
+        settle(delivery, *args)
+
+    monkeypatch.setattr(Delivery, "settle", forks)
+    with DeliveryExecutor(1) as executor, pytest.raises(TypeError):
+        executor.submit(abs, "x").result(60)
+    assert ends == [0]
 
 
 def attack_others(module: str) -> list[str]:
