@@ -9,7 +9,7 @@ from typing import Any
 
 from . import seccomp
 from .exceptions import DeliveryOptionError
-from .limits import Limits, parse_seconds, parse_size, plain, refuse_unknown
+from .limits import Limits, merged, parse_seconds, parse_size, plain, refuse_unknown
 from .worker.confine import CAPABILITIES
 from .worker.namespaces import KINDS
 
@@ -175,14 +175,6 @@ class Confinement:
             "cwd": self.cwd,
             "best_effort": self.best_effort,
         }
-
-
-def merged(limits: Limits, others: Limits) -> Limits:
-    """*limits*, and where it sets nothing, *others*."""
-    found = {
-        name: mine if (mine := getattr(limits, name)) is not None else getattr(others, name) for name in Limits.__dataclass_fields__
-    }
-    return Limits(**{**found, "rlimits": {**others.rlimits, **limits.rlimits}})
 
 
 def _paths(name: str, value: object) -> tuple[str, ...]:

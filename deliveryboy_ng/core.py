@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 from .exceptions import DeliveryOptionError
 from .options import Options
 from .receipt import Receipt
+from .transports import describe
 from .worker import call as call_process
 
 if TYPE_CHECKING:
@@ -234,8 +235,6 @@ class Runner(Generic[P, R]):
         return bound
 
     def __repr__(self) -> str:
-        from .session import describe
-
         return f"<delivered {getattr(self, '__qualname__', self.__wrapped__)} via {describe(self.options.chain)}>"
 
     @property
@@ -243,7 +242,9 @@ class Runner(Generic[P, R]):
         """What it was given by name after it had been made; what the function has the function takes along itself."""
         known = {**getattr(self.__wrapped__, "__dict__", {}), "options": self.options}
         given = {name: value for name, value in vars(self).items() if not name.startswith("_")}
-        return {name: value for name, value in given.items() if (name not in known or known[name] is not value) and _travels(value)}
+        return {
+            name: value for name, value in given.items() if (name not in known or known[name] is not value) and _can_go_along(value)
+        }
 
     @property
     def _function(self) -> Any:
@@ -267,7 +268,7 @@ class Runner(Generic[P, R]):
         self._refuse_asynchronous_generators()
         if self.streams and self.options.asynchronous:
             raise DeliveryOptionError(f"{self!r} is a generator, which nobody would iterate over with asynchronous=True")
-        return Journey(self._function, args, kwargs, self.options, output, is_stream=self.streams)
+        return Journey(self._function, args, kwargs, self.options.resolved(), output, is_stream=self.streams)
 
     def _refuse_asynchronous_generators(self) -> None:
         if inspect.isasyncgenfunction(self._function):
@@ -276,10 +277,11 @@ class Runner(Generic[P, R]):
     @staticmethod
     def __deliveryboy_reduce__(runner: Runner[Any, Any]) -> tuple[Any, ...]:
         """How a delivered function that another one refers to travels: see worker/standin.py."""
-        from .packing import reduce_runner
+        from .worker import standin
 
         options = runner.options
-        return reduce_runner(runner.__wrapped__, options.as_bytes(), runner._bound, tuple(options.accepts), runner._attributes)
+        state = (runner.__wrapped__, options.as_bytes(), runner._bound, tuple(options.accepts), runner._attributes)
+        return standin.Runner, (), state
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         module, name = str(getattr(self, "__module__", "")), str(vars(self).get("__qualname__", ""))
@@ -319,8 +321,8 @@ def runner_of(func: Any, options: Options) -> Runner[Any, Any]:
     return (UnboundRunner if isinstance(func, (classmethod, staticmethod)) else Runner)(func, options)
 
 
-def _travels(value: Any) -> bool:
-    """Whether there is no reason to refuse calls that may not need it at all."""
+def _can_go_along(value: Any) -> bool:
+    """Whether an attribute of a runner can be packed; what cannot stays behind, since few calls ask for it."""
     import pickle
 
     if isinstance(value, Runner):

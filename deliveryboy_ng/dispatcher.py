@@ -298,7 +298,7 @@ class Dispatcher:
             self._settle_given_up()
         if base.over or base.ending.reply.status != b"R":
             session.see_through(base)
-            receipt = journey.conclude(session, greeting, base.ending, base.parcel.size)
+            receipt = journey.conclude(session, greeting, base.ending)
             failed = InitializerFailed(f"{journey.name} of the session failed: {shown(receipt.exception):.500}")
             failed.__cause__, failed.receipt = receipt.exception, receipt
             raise failed
@@ -371,7 +371,7 @@ class Dispatcher:
         if exchange.answered:
             self._losses = self._lost_in_vain = 0
         delivery = find()
-        conclude = functools.partial(journey.conclude, session, self._greeting, exchange.ending, exchange.parcel.size)
+        conclude = functools.partial(journey.conclude, session, self._greeting, exchange.ending)
         if delivery is None or delivery in self._answered:
             journey.finish()
             journey.let_go()

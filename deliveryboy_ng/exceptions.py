@@ -51,11 +51,13 @@ class DeliveryError(Exception):
     """Base class of all errors of this library.
 
     :ivar real_exception: the exception behind this one, if there is one
+    :ivar receipt: what is known of the call, if it got as far as the far side
     """
 
     def __init__(self, *args: object, real_exception: BaseException | None = None) -> None:
         super().__init__(*args)
         self.real_exception = real_exception
+        self.receipt: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = dict(self.__dict__)
@@ -84,14 +86,7 @@ class VersionMismatchError(DeliveryPackingError):
 
 
 class DeliveryPickleError(DeliveryError):
-    """A return value, or a box given to :func:`deliveryboy_ng.pickle.unpickle`, cannot be rebuilt.
-
-    :ivar receipt: what is known of the call, where it was a call
-    """
-
-    def __init__(self, *args: object, receipt: Any = None, real_exception: BaseException | None = None) -> None:
-        super().__init__(*args, real_exception=real_exception)
-        self.receipt = receipt
+    """A return value cannot travel or be rebuilt here, nor can a box given to :func:`deliveryboy_ng.pickle.unpickle`."""
 
 
 class DeliveryTransportError(DeliveryError):
@@ -101,7 +96,6 @@ class DeliveryTransportError(DeliveryError):
     :ivar argv: the command that was started
     :ivar returncode: how that command ended (negative: by that signal), None while it had not
     :ivar stderr: the last of what it wrote to stderr
-    :ivar receipt: what is known of the call, if it had begun
     """
 
     def __init__(
@@ -111,7 +105,6 @@ class DeliveryTransportError(DeliveryError):
         argv: tuple[str, ...] = (),
         returncode: int | None = None,
         stderr: str = "",
-        receipt: Any = None,
         real_exception: BaseException | None = None,
     ) -> None:
         super().__init__(*args, real_exception=real_exception)
@@ -119,7 +112,6 @@ class DeliveryTransportError(DeliveryError):
         self.argv = argv
         self.returncode = returncode
         self.stderr = stderr
-        self.receipt = receipt
 
 
 class TransportNotFound(DeliveryTransportError):
@@ -161,7 +153,6 @@ class RemoteError(DeliveryError):
     :ivar message: its text
     :ivar traceback_text: its traceback, formatted
     :ivar reason: why it could not be rebuilt
-    :ivar receipt: what is known of the call
     """
 
     def __init__(
@@ -171,10 +162,8 @@ class RemoteError(DeliveryError):
         message: str = "",
         traceback_text: str = "",
         reason: str = "",
-        receipt: Any = None,
     ) -> None:
         super().__init__(*args)
-        self.receipt = receipt
         self.type_name = type_name
         self.message = message
         self.traceback_text = traceback_text
@@ -182,14 +171,7 @@ class RemoteError(DeliveryError):
 
 
 class CallError(DeliveryError):
-    """The call ended without returning or raising.
-
-    :ivar receipt: what is known of the call
-    """
-
-    def __init__(self, *args: object, receipt: Any = None, real_exception: BaseException | None = None) -> None:
-        super().__init__(*args, real_exception=real_exception)
-        self.receipt = receipt
+    """The call ended without returning or raising."""
 
 
 class CallDied(CallError):
@@ -199,8 +181,8 @@ class CallDied(CallError):
     :ivar traceback_text: what faulthandler wrote of it, if it did: the Python frames at that moment
     """
 
-    def __init__(self, *args: object, signal: int = 0, traceback_text: str = "", receipt: Any = None) -> None:
-        super().__init__(*args, receipt=receipt)
+    def __init__(self, *args: object, signal: int = 0, traceback_text: str = "") -> None:
+        super().__init__(*args)
         self.signal = signal
         self.traceback_text = traceback_text
 
@@ -211,8 +193,8 @@ class CallExited(CallError):
     :ivar returncode: the exit code
     """
 
-    def __init__(self, *args: object, returncode: int = 0, receipt: Any = None) -> None:
-        super().__init__(*args, receipt=receipt)
+    def __init__(self, *args: object, returncode: int = 0) -> None:
+        super().__init__(*args)
         self.returncode = returncode
 
 
@@ -249,8 +231,8 @@ class LimitExceeded(CallError):
     :ivar limit: the limit's name, as in :class:`~deliveryboy_ng.Limits` or among the options
     """
 
-    def __init__(self, *args: object, limit: str = "", receipt: Any = None, real_exception: BaseException | None = None) -> None:
-        super().__init__(*args, receipt=receipt, real_exception=real_exception)
+    def __init__(self, *args: object, limit: str = "") -> None:
+        super().__init__(*args)
         self.limit = limit
 
 

@@ -33,9 +33,18 @@ _LONGEST_END, _LONGEST_WAY = 30.0, 60.0
 
 @dataclass
 class Ending:
-    """What came back of one call."""
+    """What came back of one call, and until when more of it is waited for (by the monotonic clock).
+
+    :ivar sent: bytes of its parcel
+    :ivar account: the supervisor's last word; there is none if the call was ``refused``, for that reason, or the wire was ``lost``
+    :ivar interrupts: how often one was asked for; ``cancelled`` and ``terminated`` tell whether that was
+    :ivar heard_by: when something must have been heard of it
+    :ivar start_by: when it must have started
+    :ivar kill_is_queued: whether this side ends it, and what says so waits to be written; ``kill_is_written`` when it does no more
+    """
 
     reply: Reply
+    sent: int = 0
     remote_pid: int | None = None
     host: str = ""
     account: Account | None = None
@@ -44,13 +53,16 @@ class Ending:
     cancelled: bool = False
     terminated: bool = False
     lost: ConnectionLost | None = None
-    patience: float = math.inf
+    heard_by: float = math.inf
     start_by: float = math.inf
-    asked: bool = False
-    told: bool = False
+    kill_is_queued: bool = False
+    kill_is_written: bool = False
+    # When it must have ended, whatever still comes.
     _latest: float = math.inf
+    # Bytes that came when the time was over, and since when such come.
     _late: int = 0
     _late_since: float = 0.0
+    # Bytes on the wire when its time was over.
     _total: int | None = None
 
     @property
@@ -61,47 +73,47 @@ class Ending:
     @property
     def deadline(self) -> float:
         """When to give it up, if nothing comes."""
-        return min(self.patience, self.start_by, self._latest)
+        return min(self.heard_by, self.start_by, self._latest)
 
     def give_up_after(self, seconds: float) -> None:
         """The far side should have been heard of by then."""
-        self.patience = min(self.patience, time.monotonic() + seconds)
+        self.heard_by = min(self.heard_by, time.monotonic() + seconds)
 
-    def ask_to_end(self) -> None:
-        """It shall end, and will be told so behind all that is to be sent before."""
-        self.asked = True
+    def note_kill_queued(self) -> None:
+        """It shall be killed, and will be told so behind all that is to be sent before."""
+        self.kill_is_queued = True
         self.give_up_after(_STALLED)
 
-    def tell_to_end(self, way: float) -> None:
+    def note_kill_written(self, way: float) -> None:
         """That has been written.
 
         :param way: seconds that it may be on its way
         """
-        if self.told:
+        if self.kill_is_written:
             return
-        self.told = True
+        self.kill_is_written = True
         way = min(way, _LONGEST_WAY)
-        self.patience = _extended(self.patience, math.inf, time.monotonic() + _STALLED + way)
+        self.heard_by = _extended(self.heard_by, math.inf, time.monotonic() + _STALLED + way)
         self._latest = time.monotonic() + _LONGEST_END + way
 
     def move(self, written: int, come: int) -> None:
         """Bytes of whatever kind move on the line where an end is awaited: what is to be told, or heard, may stand behind them."""
-        if self.asked:
-            moved = written + come if self.told else written
-            self.patience = _extended(self.patience, moved / _SLOWEST, time.monotonic() + _STALLED)
+        if self.kill_is_queued:
+            moved = written + come if self.kill_is_written else written
+            self.heard_by = _extended(self.heard_by, moved / _SLOWEST, time.monotonic() + _STALLED)
 
     def hear(self, kind: int, size: int) -> None:
         """Wait longer for what is overdue while it comes, as fast as a slow line at least; for what is unwanted, not for ever."""
         if self.remote_pid is None or kind not in (frames.STDOUT, frames.STDERR, frames.REPLY):
             return
         now = time.monotonic()
-        if now + _STALLED <= self.patience:
+        if now + _STALLED <= self.heard_by:
             return
         if kind != frames.REPLY or self.reply.overlong or self.cancelled:
             self._late += size
         self._late_since = self._late_since or now
         if self._late <= _MOST_LATE and now < self._late_since + _LONGEST_LATE:
-            self.patience = _extended(self.patience, size / _SLOWEST, now + _STALLED)
+            self.heard_by = _extended(self.heard_by, size / _SLOWEST, now + _STALLED)
 
     def expect_start(self, taken: int, is_here: bool, patience: float) -> None:
         """The far side, on this machine or anywhere, has taken so many bytes more; it takes all at some rate, and then starts."""
@@ -140,7 +152,7 @@ class Exchange:
     :ivar answered: whether the function has returned, and nothing else can be made of that any more
     :ivar taken: bytes that the transport had taken, and ``come`` those that had come, when that was last looked at
     :ivar lent: what large pieces go or come by
-    :ivar asked: how often the far side has asked for that
+    :ivar sockets_asked_for: how often the far side has asked for that
     """
 
     number: int
@@ -154,7 +166,7 @@ class Exchange:
     answered: bool = False
     over: bool = False
     lent: list[Lent] = field(default_factory=list)
-    asked: int = 0
+    sockets_asked_for: int = 0
 
 
 class Line:

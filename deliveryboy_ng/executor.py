@@ -25,6 +25,7 @@ from .exceptions import DeliveryOptionError
 from .journey import Journey
 from .limits import Limits
 from .options import Options
+from .transports import describe
 from .worker import reconstructors
 
 __all__ = ["DeliveryExecutor"]
@@ -144,7 +145,7 @@ class DeliveryExecutor(concurrent.futures.Executor):
         if isinstance(fn, Each):
             # In one process for all: with the function's own options, as alone.
             func, bound = Each(functools.partial(func, *bound) if bound else func), ()
-        return Journey(func, (*bound, *args), kwargs, options, is_resolved=True, shares_state=self._shares_state)
+        return Journey(func, (*bound, *args), kwargs, options, shares_state=self._shares_state)
 
     def _parts_of(self, fn: Any) -> tuple[Any, tuple[Any, ...], Options]:
         """The function itself, what it is bound to, and its options."""
@@ -246,8 +247,6 @@ class DeliveryExecutor(concurrent.futures.Executor):
             raise
 
     def __repr__(self) -> str:
-        from .session import describe
-
         return f"<DeliveryExecutor of {self._dispatcher.workers} via {describe(self.options.chain)}>"
 
 
@@ -289,7 +288,7 @@ class Start:
     def journey(self, options: Options) -> Journey:
         """The call with the session's other options."""
         ready = dataclasses.replace(options, limits=Limits(), input=b"", timeout=self.timeout)
-        return Journey(self, self.initargs, {}, ready, is_resolved=True, is_template=True, shares_state=True)
+        return Journey(self, self.initargs, {}, ready, is_template=True, shares_state=True)
 
     @staticmethod
     def __deliveryboy_reduce__(start: Start) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import MAGIC_NUMBER
 from typing import Any
 
 from . import hops, packing, replies, trail
@@ -24,8 +25,8 @@ from .options import Options
 from .output import Sink
 from .parcel import Parcel
 from .receipt import Receipt, Usage, Verdict
-from .session import Greeting, Session, describe
-from .transports import is_elsewhere, lane_of, namespaces_of
+from .session import Greeting, Session
+from .transports import describe, is_elsewhere, lane_of, namespaces_of
 from .verdicts import Case, judge
 from .worker import preparing, records
 
@@ -39,6 +40,10 @@ _LOCALE_NAMES = ("LANG", "LANGUAGE", *(f"LC_{name}" for name in _CATEGORIES.spli
 class Journey:
     """One call.  Made (and thereby packed) in the caller's thread; :meth:`travel` may run in another.
 
+    :ivar options: as :meth:`Options.resolved` gives them
+    :ivar session: the one that it was last sent over
+    :ivar on_start: is told the PIDs, of the transport and over there, when the call has its process
+    :ivar also_own: what has travelled by value with what its session's calls share, by its number
     :raises DeliveryPackingError: if something cannot travel
     """
 
@@ -47,17 +52,14 @@ class Journey:
     kwargs: dict[str, Any]
     options: Options
     default_output: str = "live"
-    session: Session | None = None
-    on_start: Callable[[int, int | None], object] | None = None
-    is_resolved: bool = False
     is_template: bool = False
     is_stream: bool = False
     shares_state: bool = False
-    also_own: Mapping[str, Any] = field(default_factory=dict)
+    session: Session | None = field(default=None, init=False)
+    on_start: Callable[[int, int | None], object] | None = field(default=None, init=False)
+    also_own: Mapping[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        if not self.is_resolved:
-            self.options = self.options.resolved()
         self.started = datetime.datetime.now(datetime.UTC)
         self._clock = time.monotonic()
         self.box = self._pack(True)
@@ -73,9 +75,9 @@ class Journey:
         self._ended = 0.0
         self._sink = Sink(self.options.output or self.default_output, int(self.options.max_output))
 
-    def _pack(self, by_value: bool) -> packing.Box:
+    def _pack(self, code_travels: bool) -> packing.Box:
         return packing.pack(
-            self.func, self.args, self.kwargs, self.options.modules, by_value=by_value, keep_home=not self.shares_state
+            self.func, self.args, self.kwargs, self.options.modules, code_travels=code_travels, keep_home=not self.shares_state
         )
 
     # --- there ----------------------------------------------------------------------------------------------------
@@ -95,11 +97,7 @@ class Journey:
                     session.close()
             finally:
                 self.box.let_go()
-        receipt = self.conclude(session, greeting, exchange.ending, exchange.parcel.size)
-        trail.note(receipt)
-        if self.is_interrupted(receipt, exchange.ending):
-            raise KeyboardInterrupt from receipt.exception
-        return receipt
+        return self.arrive(session, greeting, exchange.ending)
 
     def open(self) -> tuple[Session, Greeting]:
         """A session of its own.
@@ -164,12 +162,21 @@ class Journey:
         self._ready = (b"", False, None)
         del self.box
 
-    def conclude(
-        self, session: Session, greeting: Greeting, ending: Ending, sent: int, known: tuple[()] | tuple[Any] = ()
-    ) -> Receipt:
+    def arrive(self, session: Session, greeting: Greeting, ending: Ending) -> Receipt:
+        """The receipt of a call that had its session for itself, told to the log.
+
+        :raises KeyboardInterrupt: if there was a Ctrl-C which the function has not dealt with itself
+        :raises BaseException: what the receiver of its output raised
+        """
+        receipt = self.conclude(session, greeting, ending)
+        trail.note(receipt)
+        if self._is_interrupted(receipt, ending):
+            raise KeyboardInterrupt from receipt.exception
+        return receipt
+
+    def conclude(self, session: Session, greeting: Greeting, ending: Ending, known: tuple[()] | tuple[Any] = ()) -> Receipt:
         """The receipt of a call that is over.
 
-        :param sent: bytes of its parcel
         :param known: its value, if that is known already
         :raises BaseException: what the receiver of its output raised
         """
@@ -177,10 +184,9 @@ class Journey:
         self.finish()
         if self._problem is not None:
             raise self._problem
-        return self._receipt(session, greeting, ending, sent)
+        return self._receipt(session, greeting, ending)
 
-    def is_interrupted(self, receipt: Receipt, ending: Ending) -> bool:
-        """Whether there was a Ctrl-C which the function has not dealt with itself."""
+    def _is_interrupted(self, receipt: Receipt, ending: Ending) -> bool:
         asked = ending.interrupts + self._requests.count("interrupt")
         reached = 0 if ending.account is None else ending.account.interrupts
         return asked > 0 and (not receipt.ok or reached < asked or receipt.returncode == records.INTERRUPTED_TOO_LATE)
@@ -194,7 +200,11 @@ class Journey:
             session, greeting = self._open(detached=True)
             try:
                 exchange = session.begin(
-                    self._parcel(greeting), output=lambda stream, data: None, most=0, started=lambda ending: True
+                    self._parcel(greeting),
+                    output=lambda stream, data: None,
+                    most=0,
+                    started=lambda ending: True,
+                    requests=self._requests,
                 )
                 session.see_through(exchange)
                 ending = exchange.ending
@@ -210,7 +220,10 @@ class Journey:
         return session.pid
 
     def request(self, what: str) -> int:
-        """Ask, from any thread or a signal handler, for an ``"interrupt"`` or a ``"kill"``; tells how many are waiting."""
+        """Ask, from any thread or a signal handler, for an ``"interrupt"``, ``"terminate [SECONDS]"`` or ``"kill"``.
+
+        Tells how many such requests are waiting to be passed on.
+        """
         self._requests.append(what)
         waiting = len(self._requests)
         if self.session is not None:
@@ -229,7 +242,7 @@ class Journey:
 
     def _get_parcel_ready(self) -> None:
         """Most likely the far side is like this one; what is wrong with the parcel is told when it is sent."""
-        expected = Greeting(sys.hexversion, packing.MAGIC, terminal=False, takes_sockets=lane_of(self.options.chain) == "binary")
+        expected = Greeting(sys.hexversion, MAGIC_NUMBER, terminal=False, takes_sockets=lane_of(self.options.chain) == "binary")
         self._ready = (expected.magic, expected.takes_sockets, self._make_parcel(expected))
 
     def _note_session(self, session: Session) -> None:
@@ -242,10 +255,10 @@ class Journey:
         return self._make_parcel(greeting, workers)
 
     def _make_parcel(self, greeting: Greeting, workers: int = 0) -> Parcel:
-        same = greeting.magic == packing.MAGIC
+        same = greeting.magic == MAGIC_NUMBER
         box = self.box
         try:
-            if not same and box.by_value:
+            if not same and box.holds_code:
                 box = self.box = self._pack(False)
             modules = box.module_table(same)
         except VersionMismatchError as error:
@@ -261,7 +274,6 @@ class Journey:
         elsewhere = is_elsewhere(options.chain)
         return {
             "detached": options.asynchronous,
-            "last": not workers,
             "template": self.is_template,
             "stream": self.is_stream,
             # The caller does not stay until a socket has been read.
@@ -280,7 +292,7 @@ class Journey:
             "accepts": None if options.trusted else list(self._accepted()),
             "most_output": int(options.max_output) if options.overflow == "kill" else None,
             "keep_children": options.keep_children,
-            "magic": packing.MAGIC if box.by_value else b"",
+            "magic": MAGIC_NUMBER if box.holds_code else b"",
             "python": platform.python_version(),
             "same_files": None if elsewhere else preparing.files_stamp(),
             "path": _import_path(),
@@ -304,7 +316,7 @@ class Journey:
 
     # --- and back -------------------------------------------------------------------------------------------------
 
-    def _receipt(self, session: Session, greeting: Greeting, ending: Ending, sent: int) -> Receipt:
+    def _receipt(self, session: Session, greeting: Greeting, ending: Ending) -> Receipt:
         account = ending.account
         returncode = None if account is None else os.waitstatus_to_exitcode(account.status)
         receipt = Receipt(
@@ -315,7 +327,7 @@ class Journey:
             stdout=self._sink.captured("stdout"),
             stderr=self._sink.captured("stderr"),
             truncated=self._sink.truncated,
-            usage=_usage(account, sent, ending.reply.size),
+            usage=_usage(account, ending.sent, ending.reply.size),
             applied=self._applied(ending),
             pid=session.pid,
             remote_pid=ending.remote_pid,
@@ -331,7 +343,7 @@ class Journey:
             started=self.started,
             duration=(self._ended or time.monotonic()) - self._clock,
         )
-        return judge(receipt, ending, Case(self.name, self.options, self._reader(), bytes(self._sink.last_words), self._timeout))
+        return judge(receipt, ending, Case(self.options, self._reader(), bytes(self._sink.last_words), self._timeout))
 
     @property
     def _timeout(self) -> str:

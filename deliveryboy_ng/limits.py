@@ -10,9 +10,10 @@ from typing import Any
 
 from .exceptions import DeliveryOptionError
 
-__all__ = ["Limits", "parse_duration", "parse_seconds", "parse_size", "plain", "refuse_unknown"]
+__all__ = ["Limits", "merged", "parse_duration", "parse_seconds", "parse_size", "plain", "refuse_unknown"]
 
 _LARGEST = 1 << 62
+# Seconds, thirty years: what poll(2) and the clocks still take.
 _LONGEST = 1_000_000_000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -145,6 +146,14 @@ class Limits:
             names = _rlimit_names()
             found["rlimits"] = {names[number]: pair for number, pair in self.rlimits.items()}
         return found
+
+
+def merged(limits: Limits, others: Limits) -> Limits:
+    """*limits*, and where it sets nothing, *others*."""
+    found = {
+        name: mine if (mine := getattr(limits, name)) is not None else getattr(others, name) for name in Limits.__dataclass_fields__
+    }
+    return Limits(**{**found, "rlimits": {**others.rlimits, **limits.rlimits}})
 
 
 def parse_seconds(name: str, value: object) -> float:

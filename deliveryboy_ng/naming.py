@@ -11,10 +11,11 @@ from typing import Any
 from . import modules as modules_
 from .worker import rebuild
 
-__all__ = ["ByName", "of_global", "of_mark", "of_method", "unwrapping_steps"]
+__all__ = ["MAIN", "ByName", "of_global", "of_mark", "of_method", "unwrapping_steps"]
 
+# A child that multiprocessing has spawned knows its parent's __main__ under another name, which nobody else does.
+MAIN = ("__main__", "__mp_main__")
 # What has no identity that matters, or travels by name as it is.
-_MAIN = ("__main__", "__mp_main__")
 _PLAIN = (
     type(None),
     bool,
@@ -36,10 +37,10 @@ class ByName:
     """Stands for what a module has under a name."""
 
     def __init__(self, module: str, name: str) -> None:
-        self.module, self._name = module, name
+        self.module, self.name = module, name
 
     def __deliveryboy_reduce__(self) -> tuple[Any, ...]:
-        return getattr, (importlib.import_module(self.module), self._name)
+        return getattr, (importlib.import_module(self.module), self.name)
 
 
 def of_method(method: Any) -> ByName | None:
@@ -55,20 +56,29 @@ def of_method(method: Any) -> ByName | None:
     return None
 
 
-def of_mark(mark: object) -> ByName | None:
-    """A plain ``object()``, which is known by its identity alone."""
+def of_mark(mark: object, anew: bool = False) -> ByName | None:
+    """A plain ``object()``, which is known by its identity alone.
+
+    :param anew: look at all modules again, of which some may have been reloaded since; that takes milliseconds
+    """
+    if anew:
+        _marks.cache_clear()
     found = _marks(len(sys.modules)).get(id(mark))
-    return found[1] if found is not None and found[0] is mark else None
+    return found if found is not None and _has(found.module, found.name, mark) else None
+
+
+def _has(module: str, name: str, value: object) -> bool:
+    return module in sys.modules and vars(sys.modules[module]).get(name) is value
 
 
 @functools.lru_cache(maxsize=1)
-def _marks(_: int) -> dict[int, tuple[object, ByName]]:
-    found: dict[int, tuple[object, ByName]] = {}
+def _marks(_: int) -> dict[int, ByName]:
+    found: dict[int, ByName] = {}
     for place, module in list(sys.modules.items()):
-        if isinstance(module, types.ModuleType) and place not in _MAIN:
+        if isinstance(module, types.ModuleType) and place not in MAIN:
             for name, value in list(vars(module).items()):
                 if type(value) is object:
-                    found.setdefault(id(value), (value, ByName(place, name)))
+                    found.setdefault(id(value), ByName(place, name))
     return found
 
 
@@ -85,7 +95,7 @@ def of_global(name: str, value: Any) -> ByName | None:
         return None
     places = _standard_library(len(sys.modules)).get((id(value), name), [])
     # Its name may mean something else by now.
-    places = [place for place in places if place in sys.modules and vars(sys.modules[place]).get(name) is value]
+    places = [place for place in places if _has(place, name, value)]
     return ByName(min(places, key=lambda place: (place.startswith("_"), place)), name) if places else None
 
 
@@ -94,7 +104,7 @@ def _standard_library(_: int) -> dict[tuple[int, str], list[str]]:
     """Where what stands under a name, by identity and name."""
     found: dict[tuple[int, str], list[str]] = {}
     for place, module in list(sys.modules.items()):
-        if isinstance(module, types.ModuleType) and place not in (*_MAIN, "builtins") and _is_of_the_library(place):
+        if isinstance(module, types.ModuleType) and place not in (*MAIN, "builtins") and _is_of_the_library(place):
             for name, value in list(vars(module).items()):
                 if type(value) not in _PLAIN and not name.startswith("__"):
                     found.setdefault((id(value), name), []).append(place)

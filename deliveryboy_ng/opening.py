@@ -84,7 +84,7 @@ def _none_found(failures: list[InterpreterNotFound]) -> InterpreterNotFound:
     last = failures[-1]
     if len(failures) == 1:
         return last
-    tried = ", ".join(error.argv[-1] if len(error.argv) < 7 else error.hop for error in failures)
+    tried = ", ".join(error.hop for error in failures)
     return InterpreterNotFound(
         f"no interpreter could be started; tried {tried}; name one with executable=\n{last.args[0]}",
         hop=last.hop,

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from .confinement import Confinement, merged
+from .confinement import Confinement
 from .exceptions import DeliveryOptionError
-from .limits import Limits, parse_duration, parse_size, plain
+from .limits import Limits, merged, parse_duration, parse_size, plain
 from .transports import Transport, chain_of, confined, default_executables, guard_of, is_trusted, namespaces_of
 
 __all__ = ["Options", "Output"]
 
-# Thirty years: beyond what poll(2) and the clocks take, and beyond anybody's patience.
 Output = str | Callable[[str, bytes], object]
 
 
@@ -180,7 +179,8 @@ class Options:
         except DeliveryOptionError:
             raise
         except (TypeError, ValueError) as error:
-            raise DeliveryOptionError(f"options {given!r} make no sense: {error}", real_exception=error) from error
+            # By name alone: env may hold what is nobody's to see.
+            raise DeliveryOptionError(f"options {', '.join(given)} make no sense: {error}", real_exception=error) from error
 
     @property
     def chain(self) -> tuple[Transport, ...]:

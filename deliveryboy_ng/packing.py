@@ -13,7 +13,6 @@ import copyreg
 import dataclasses
 import dis
 import functools
-import importlib.util
 import inspect
 import io
 import itertools
@@ -34,7 +33,7 @@ import cloudpickle.cloudpickle as cp
 from . import classes, naming
 from . import modules as modules_
 from .exceptions import DeliveryPackingError, VersionMismatchError
-from .worker import bulk, rebuild, reconstructors, standin
+from .worker import bulk, rebuild, reconstructors
 
 __all__ = ["Box", "pack"]
 
@@ -74,8 +73,6 @@ def _translating(reducer: Callable[[Any], Any]) -> Callable[[Any], Any]:
 _REDUCERS = {kind: _translating(reducer) for kind, reducer in cp.Pickler._dispatch_table.items()}
 
 
-# A child that multiprocessing has spawned knows its parent's __main__ under another name, which nobody else does.
-MAIN = ("__main__", "__mp_main__")
 # Each thing that travels by value has its own, and what a session's template was sent is known by it to its calls.
 _numbers = itertools.count()
 # What stands for nothing in a dataclass's fields is known by its identity.
@@ -102,7 +99,7 @@ class Box:
     :ivar body: the pickle of (function, args, kwargs), less what is large in it
     :ivar parts: all of it
     :ivar modules: the modules that travel with it
-    :ivar by_value: whether it holds code of this very Python version
+    :ivar holds_code: whether there is code in it, which this very version of Python alone can run
     :ivar own: the functions and classes that travelled by value, by the number under which they come back
     :ivar manifest: what travels and why
     """
@@ -110,7 +107,7 @@ class Box:
     body: bytes
     parts: bulk.Parts
     modules: tuple[modules_.Module, ...]
-    by_value: bool
+    holds_code: bool
     own: Mapping[str, Any]
     manifest: tuple[modules_.Entry, ...]
 
@@ -139,28 +136,28 @@ def pack(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     named: Iterable[str] = (),
-    by_value: bool = True,
+    code_travels: bool = True,
     keep_home: bool = True,
 ) -> Box:
     """Pack one call.
 
     :param named: modules that the caller said shall travel
-    :param by_value: false packs nothing that depends on the version of Python
+    :param code_travels: false packs nothing that depends on the version of Python
     :param keep_home: false lets the function's own module travel as a module, so that calls can share what is in it
     :raises DeliveryPackingError: if something cannot travel, with the path to it
-    :raises VersionMismatchError: if *by_value* is false and something could only travel by value
+    :raises VersionMismatchError: if *code_travels* is false and something could only travel as code
     """
     named = tuple(named)
     home = _home(func)
     collector = modules_.Collector(named)
-    keep_home = keep_home and by_value and home is not None and not collector.is_named(home)
-    box = _pack(func, args, kwargs, collector, {home} if keep_home else set(), by_value)
+    keep_home = keep_home and code_travels and home is not None and not collector.is_named(home)
+    box = _pack(func, args, kwargs, collector, {home} if keep_home else set(), code_travels)
     if home is not None and keep_home and (home in collector.modules or (collector.code_reads_data() and _speaks_of(home, box))):
         # Another module imports the function's own, or the function looks for the files beside it by its module's name or
         # its package's: then the module must exist over there as a module, and only once.
         collector = modules_.Collector(named)
         collector.add(home, "the function's own")
-        box = _pack(func, args, kwargs, collector, set(), by_value)
+        box = _pack(func, args, kwargs, collector, set(), code_travels)
     return box
 
 
@@ -173,7 +170,7 @@ def _home(func: Any) -> str | None:
         func = func.func if isinstance(func, functools.partial) else func.__func__
     name = getattr(func, "__module__", None) or type(func).__module__
     # __main__ travels by value in any case, and looking for it would search the whole path.
-    spec = modules_.find_spec(name) if isinstance(name, str) and name not in MAIN else None
+    spec = modules_.find_spec(name) if isinstance(name, str) and name not in naming.MAIN else None
     return name if spec is not None and modules_.kind_of(spec) in ("own", "library") else None
 
 
@@ -234,6 +231,7 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         self._main: dict[str, Any] = {}
         # By identity: each with that which it becomes, and which several functions may share.
         self._cells: dict[int, tuple[types.CellType, types.CellType]] = {}
+        self._has_looked_again = False
         # Classes whose attributes are being packed, by identity: what is to be sent ahead of them should that be needed.
         self._under_way: dict[int, classes.Ahead | None] = {}
         special: dict[type, Callable[[Any], Any]] = {
@@ -272,13 +270,20 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         if isinstance(thing, (types.MethodType, types.BuiltinMethodType)):
             return self._by_name(naming.of_method(thing))
         if type(thing) is object:
-            return self._by_name(naming.of_mark(thing))
+            return self._by_name(self._mark(thing))
         if isinstance(thing, types.ModuleType) and type(thing) is not types.ModuleType and modules_.is_module(thing):
             return self._reduce_module(thing)
         if isinstance(thing, BaseException) and rebuild.is_made_plainly(thing) and type(thing) not in copyreg.dispatch_table:
             return rebuild.reduced_error(thing, rebuild.make_error, rebuild.fill_error)
         reduce = getattr(type(thing), "__deliveryboy_reduce__", None)
         return reduce(thing) if reduce else NotImplemented
+
+    def _mark(self, thing: object) -> naming.ByName | None:
+        found = naming.of_mark(thing)
+        if found is None and not self._has_looked_again:
+            self._has_looked_again = True
+            found = naming.of_mark(thing, anew=True)
+        return found
 
     def _reduce_early_instance(self, thing: Any, reduced: Any, ahead: list[Any]) -> Any:
         """An instance of a class that refers to it: over there that class would have no methods yet."""
@@ -361,7 +366,9 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
 
     def _goes_by_value(self, module: Any) -> bool:
         """Whether what is defined in that module travels itself; so does what stands in no module that can be found."""
-        return module in self._by_value or module in MAIN or not isinstance(module, str) or modules_.find_spec(module) is None
+        return (
+            module in self._by_value or module in naming.MAIN or not isinstance(module, str) or modules_.find_spec(module) is None
+        )
 
     def _needs_code(self, what: str) -> None:
         if not self._code_travels:
@@ -465,13 +472,3 @@ def _reduce_binary_file(file: io.BufferedReader) -> Any:
     content = file.read()
     file.seek(place)
     return io.BytesIO, (), (content, place, None)
-
-
-def reduce_runner(
-    func: Any, options: bytes | str, bound: tuple[Any, ...], accepts: tuple[type, ...], attributes: dict[str, Any]
-) -> tuple[Any, ...]:
-    """How a delivered function that another one refers to travels."""
-    return standin.Runner, (), (func, options, bound, accepts, attributes)
-
-
-MAGIC = importlib.util.MAGIC_NUMBER

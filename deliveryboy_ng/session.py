@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +29,9 @@ from .receipt import printable
 from .transports import Local, Transport, lane_of, wrap
 from .wire import LINGER, TAIL, Wire
 from .worker import bulk, frames
-from .workertext import Kit, command_line, worker_lines
+from .workertext import Kit, command_line, worker_message
 
-__all__ = ["Greeting", "Session", "describe"]
+__all__ = ["Greeting", "Session"]
 
 _OLDEST = 0x03080000
 _LONGEST_HELLO = 500
@@ -76,6 +76,8 @@ class Session:
         :raises DeliveryTransportError: if its command cannot be started
         """
         self.chain = chain
+        # Whether this side holds the ends of the very pipes that the far side has.
+        self._is_here = lane_of(chain) == "binary"
         self._kit = kit
         self.executable = executable
         self._nonce = os.urandom(8).hex().encode()
@@ -87,15 +89,16 @@ class Session:
         self._damage = ""
         self._number = 0
         self._exchanges: dict[int, Exchange] = {}
-        self._line = Line(lane_of(chain) == "binary")
+        self._line = Line(self._is_here)
         self.lost = False
-        self._worker_lines: tuple[bytes, str, list[bytes]] = (b"", "", [])
+        # For which magic number and lane the worker has been made ready, and that.
+        self._ready: tuple[bytes, str, bytes] = (b"", "", b"")
         self._has_worker = False
         self._start(detached)
 
     def _start(self, detached: bool) -> None:
         try:
-            self._wire = Wire(self.argv, detached, lane_of(self.chain) == "binary")
+            self._wire = Wire(self.argv, detached, self._is_here)
         except (OSError, ValueError) as error:
             words = getattr(error, "strerror", None) or str(error)
             if isinstance(error, (FileNotFoundError, PermissionError)):
@@ -126,15 +129,15 @@ class Session:
 
         The caller's own interpreter need not even say what it is: it finds the worker when it has started.
         """
-        lines = self._lines_for(importlib.util.MAGIC_NUMBER, lane_of(self.chain))
+        worker = self._worker_for(importlib.util.MAGIC_NUMBER, lane_of(self.chain))
         if self.executable == sys.executable and all(isinstance(hop, Local) for hop in self.chain):
-            self._wire.send(iter(lines))
+            self._wire.send(iter([worker]))
             self._has_worker = True
 
-    def _lines_for(self, magic: bytes, lane: str) -> list[bytes]:
-        if self._worker_lines[:2] != (magic, lane):
-            self._worker_lines = (magic, lane, list(worker_lines(self._nonce, magic, lane, self._kit)))
-        return self._worker_lines[2]
+    def _worker_for(self, magic: bytes, lane: str) -> bytes:
+        if self._ready[:2] != (magic, lane):
+            self._ready = magic, lane, worker_message(self._nonce, magic, lane, self._kit)
+        return self._ready[2]
 
     # --- the exchange --------------------------------------------------------------------------------------------
 
@@ -197,12 +200,12 @@ class Session:
         if lane == "binary":
             self._decoder = frames.RawDecoder()
         if not self._has_worker:
-            self._wire.send(iter(self._lines_for(greeting.magic, lane)))
-        elif (greeting.magic, lane) != self._worker_lines[:2]:
+            self._wire.send(iter([self._worker_for(greeting.magic, lane)]))
+        elif (greeting.magic, lane) != self._ready[:2]:
             raise HandshakeError(
                 f"{self.executable} was replaced by another Python, {greeting.python}, while this program ran", argv=self.argv
             )
-        self._worker_lines = (b"", "", [])
+        self._ready = b"", "", b""
         return greeting
 
     def begin(
@@ -211,7 +214,7 @@ class Session:
         output: Callable[[str, bytes], object],
         most: int,
         started: Callable[[Ending], object],
-        requests: deque[str] | None = None,
+        requests: deque[str],
     ) -> Exchange:
         """Send one call.
 
@@ -222,9 +225,9 @@ class Session:
         """
         self._number += 1
         setup = parcel.setup
-        ending = Ending(Reply(most, bool(setup["stream"]), bool(setup["limits"] or setup["guard"] or setup["confinement"])))
-        asked = self._requests if requests is None else requests
-        exchange = Exchange(self._number, parcel, output, started, asked, ending)
+        reply = Reply(most, bool(setup["stream"]), bool(setup["limits"] or setup["guard"] or setup["confinement"]))
+        ending = Ending(reply, parcel.size)
+        exchange = Exchange(self._number, parcel, output, started, requests, ending)
         exchange.taken, exchange.come = self._wire.written, self._wire.total
         self._exchanges[exchange.number] = exchange
         self._wire.send(parcel.lines(exchange.number, self._encoder))
@@ -288,7 +291,7 @@ class Session:
         taken, exchange.taken = self._wire.written - exchange.taken, self._wire.written
         come, exchange.come = self._wire.total - exchange.come, self._wire.total
         if exchange.ending.remote_pid is None:
-            exchange.ending.expect_start(taken, lane_of(self.chain) == "binary", self._start_patience)
+            exchange.ending.expect_start(taken, self._is_here, self._start_patience)
         exchange.ending.move(taken, come)
 
     def _note(self, exchange: Exchange, kind: int, payload: bytes) -> None:
@@ -321,8 +324,8 @@ class Session:
 
         :raises FrameError: if it asks more often than it can need one
         """
-        exchange.asked += 1
-        if exchange.asked > _MOST_ASKED:
+        exchange.sockets_asked_for += 1
+        if exchange.sockets_asked_for > _MOST_ASKED:
             raise frames.FrameError("a call that asks for sockets again and again")
         parcel, reply = exchange.parcel, exchange.ending.reply
         number, starts = exchange.number, exchange.ending.remote_pid is None
@@ -380,14 +383,14 @@ class Session:
                 self._wire.send(self._encoder.pieces(frames.SIGNAL, exchange.number, what.encode()))
 
     def _kill(self, exchange: Exchange) -> None:
-        exchange.ending.ask_to_end()
+        exchange.ending.note_kill_queued()
         self._wire.send(self._kill_frame(exchange))
 
     def _kill_frame(self, exchange: Exchange) -> Iterator[bytes]:
         yield from self._encoder.pieces(frames.SIGNAL, exchange.number, b"kill")
         # All of it has been written when more is asked for.
         self._line.note(self._wire.written)
-        exchange.ending.tell_to_end(self._line.way)
+        exchange.ending.note_kill_written(self._line.way)
 
     def _connection_lost(self) -> ConnectionLost:
         if self._wire.ended:
@@ -450,8 +453,3 @@ def _this_machine() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
-
-
-def describe(chain: Sequence[Transport]) -> str:
-    """The chain in words."""
-    return " -> ".join(hop.name for hop in chain)

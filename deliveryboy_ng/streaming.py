@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from . import trail
 from .interrupts import Interrupts
 from .journey import Journey
 
@@ -28,10 +27,6 @@ def stream(journey: Journey) -> Generator[Any, None, Any]:
                 session.turn()
             while items:
                 yield journey.item(items.popleft())
-        receipt = journey.conclude(session, greeting, exchange.ending, exchange.parcel.size)
-        trail.note(receipt)
-        if journey.is_interrupted(receipt, exchange.ending):
-            raise KeyboardInterrupt from receipt.exception
-        return receipt.unwrap()
+        return journey.arrive(session, greeting, exchange.ending).unwrap()
     finally:
         session.close()

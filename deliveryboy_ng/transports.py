@@ -450,7 +450,10 @@ def chain_of(transport: object, params: Sequence[str] = ()) -> tuple[Transport, 
 
 
 def _command(text: str, params: Sequence[str]) -> Command:
-    words = (*shlex.split(text), *_words("transport", "transport_params", params))
+    try:
+        words = (*shlex.split(text), *_words("transport", "transport_params", params))
+    except ValueError as error:
+        raise DeliveryOptionError(f"transport: {text!r} cannot be split into words: {error}") from None
     if not words:
         raise DeliveryOptionError("transport: an empty string names no command; None means a local interpreter")
     is_ssh = os.path.basename(words[0]) == "ssh"
@@ -473,6 +476,11 @@ def wrap(chain: Iterable[Transport], argv: Sequence[str]) -> list[str]:
     for hop in reversed(tuple(chain)):
         command = hop.wrap(command)
     return command
+
+
+def describe(chain: Iterable[Transport]) -> str:
+    """The chain in words."""
+    return " -> ".join(hop.name for hop in chain)
 
 
 def is_elsewhere(chain: Iterable[Transport]) -> bool:

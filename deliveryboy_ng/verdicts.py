@@ -70,7 +70,6 @@ class Case:
     :ivar timeout: what the option is called that limits its time
     """
 
-    name: str
     options: Options
     reader: replies.Reader
     last_words: bytes
@@ -85,11 +84,11 @@ def judge(receipt: Receipt, ending: Ending, case: Case) -> Receipt:
         return _failed(receipt, Verdict.LOST, ending.lost)
     account = ending.account
     if account is None and ending.is_asked_for:
-        return _failed(receipt, Verdict.CANCELLED, CallCancelled(f"{case.name} was cancelled before it began"))
+        return _failed(receipt, Verdict.CANCELLED, CallCancelled(f"{receipt.function} was cancelled before it began"))
     if account is None:
-        return _failed(receipt, Verdict.REFUSED, DeliveryTransportError(f"{case.name}: {ending.refused}", argv=receipt.args))
+        return _failed(receipt, Verdict.REFUSED, DeliveryTransportError(f"{receipt.function}: {ending.refused}", argv=receipt.args))
     if ending.reply.unheld:
-        text = f"{case.name} returned more than there is memory for here: {ending.reply.size} bytes have come"
+        text = f"{receipt.function} returned more than there is memory for here: {ending.reply.size} bytes have come"
         return _failed(receipt, Verdict.RETURNED, DeliveryPickleError(text, real_exception=MemoryError()))
     if ending.reply.overlong:
         return _replied_too_much(receipt, ending.reply, case)
@@ -104,13 +103,13 @@ def judge(receipt: Receipt, ending: Ending, case: Case) -> Receipt:
     if answered is not None:
         return answered
     if account.ending == "cancelled":
-        return _failed(receipt, Verdict.CANCELLED, CallCancelled(f"{case.name} was cancelled and its processes were killed"))
+        return _failed(receipt, Verdict.CANCELLED, CallCancelled(f"{receipt.function} was cancelled and its processes were killed"))
     return _ended_itself(receipt, case)
 
 
 def _failed(receipt: Receipt, verdict: Verdict, error: BaseException, limit: str | None = None) -> Receipt:
     receipt = replace(receipt, verdict=verdict, exception=error, limit=limit)
-    if isinstance(error, DeliveryError) and hasattr(error, "receipt") and error.receipt is None:
+    if isinstance(error, DeliveryError) and error.receipt is None:
         # Without the exception: a record that holds itself cannot be printed.
         error.receipt = replace(receipt, exception=None)
     return receipt
@@ -129,7 +128,7 @@ def _took_too_long(receipt: Receipt, account: Account, case: Case) -> Receipt:
     ended = "was killed" if receipt.signal == signal.SIGKILL else "ended"
     memory = f" and {in_mebibytes(account.peak)}" if account.peak >= _WORTH_TELLING else ""
     text = (
-        f"{case.name} took longer than {case.timeout}={case.options.timeout:g} seconds and {ended} after {account.wall:.2f} "
+        f"{receipt.function} took longer than {case.timeout}={case.options.timeout:g} seconds and {ended} after {account.wall:.2f} "
         f"(it had {_tasks(account.tasks)}{memory} at most when looked at); "
         f"raise {case.timeout}, or do less"
     )
@@ -159,7 +158,7 @@ def _had_too_many_processes(receipt: Receipt, account: Account, case: Case) -> R
 
 def _wrote_too_much(receipt: Receipt, account: Account, case: Case) -> Receipt:
     text = (
-        f'{case.name} went beyond max_output={case.options.max_output} with overflow="kill": it had written '
+        f'{receipt.function} went beyond max_output={case.options.max_output} with overflow="kill": it had written '
         f"{account.observed:.0f} bytes to {' or '.join(receipt.truncated) or 'one stream'}; raise max_output, write less, "
         'or cut by overflow="cut"'
     )
@@ -178,15 +177,15 @@ _ENDED = {
 def _replied_too_much(receipt: Receipt, reply: Reply, case: Case) -> Receipt:
     announced = f" of {reply.needed} that it announced" if reply.needed > reply.size else ""
     text = (
-        f"{case.name} went beyond max_reply={case.options.most_reply}: {reply.size} bytes of its answer{announced} had come when "
-        "it was ended; raise max_reply, or return less"
+        f"{receipt.function} went beyond max_reply={case.options.most_reply}: {reply.size} bytes of its answer{announced} had come "
+        "when it was ended; raise max_reply, or return less"
     )
     return _failed(receipt, Verdict.REPLY_LIMIT, ReplyLimitExceeded(text, limit="max_reply"), "max_reply")
 
 
 def _beyond(receipt: Receipt, case: Case, limit: str, observed: str, cause: BaseException | None = None) -> Receipt:
     verdict, kind = _LIMITS[limit]
-    text = f"{case.name} went beyond {_as_given(case, limit)}: {observed}; raise the limit, or use less"
+    text = f"{receipt.function} went beyond {_as_given(case, limit)}: {observed}; raise the limit, or use less"
     error = kind(text, limit=limit)
     if isinstance(error, OSError):
         # Of an exception that is data it may be anything.
@@ -217,13 +216,13 @@ def _answered(receipt: Receipt, case: Case, status: bytes, payload: replies.Buff
         ways += " or name an enum, dataclass or named tuple in accepts=[...]"
         if case.options.confinement is None:
             ways += "; whom you trust with all that you may do yourself may send anything: trust=True"
-    text = f"{case.name} returned what cannot travel: {_text(payload)}. {ways}"
+    text = f"{receipt.function} returned what cannot travel: {_text(payload)}. {ways}"
     return _failed(receipt, Verdict.RETURNED, DeliveryPickleError(text))
 
 
 def _raised(receipt: Receipt, case: Case, error: BaseException, limit: str) -> Receipt:
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, RemoteError) and error.type_name == "KeyboardInterrupt"):
-        interrupted = CallInterrupted(f"{case.name} raised KeyboardInterrupt")
+        interrupted = CallInterrupted(f"{receipt.function} raised KeyboardInterrupt")
         interrupted.__cause__ = error
         return _failed(receipt, Verdict.RAISED, interrupted)
     if limit == "processes?" and receipt.usage.tasks >= (case.options.limits.processes or float("inf")):
@@ -263,12 +262,12 @@ def _named(error: BaseException, trusted: bool) -> str:
 def _refused(receipt: Receipt, case: Case, status: bytes, payload: replies.Buffer, begun: bool) -> Receipt:
     problem: BaseException
     if begun:
-        problem = DeliveryPickleError(f"{case.name} claims that it has not run, but it had begun: {_text(payload)!r:.500}")
+        problem = DeliveryPickleError(f"{receipt.function} claims that it has not run, but it had begun: {_text(payload)!r:.500}")
         return _failed(receipt, Verdict.RAISED, problem)
     if status == b"E":
-        problem = ProtectionUnavailable(f"{case.name} has not run: {_text(payload)}")
+        problem = ProtectionUnavailable(f"{receipt.function} has not run: {_text(payload)}")
     elif status == b"V":
-        problem = VersionMismatchError(f"{case.name} has not run: {_text(payload)}, there is {receipt.python}")
+        problem = VersionMismatchError(f"{receipt.function} has not run: {_text(payload)}, there is {receipt.python}")
     else:
         try:
             error, limit = case.reader.exception(payload, _origin(receipt, case))
@@ -290,8 +289,8 @@ def _not_unpacked(receipt: Receipt, case: Case, error: BaseException) -> Deliver
     versions = platform.python_version_tuple()[:2], tuple(receipt.python.split(".")[:2])
     by_reference = "" if versions[0] == versions[1] else f" (all went by reference, since this is Python {'.'.join(versions[0])})"
     problem = DeliveryPackingError(
-        f"{case.name} has not run: its box cannot be unpacked by Python {receipt.python} of {receipt.transport}{by_reference}: "
-        f"{' '.join([_named(error, receipt.trusted), *_another_python(receipt, case)])}",
+        f"{receipt.function} has not run: its box cannot be unpacked by Python {receipt.python} of "
+        f"{receipt.transport}{by_reference}: {' '.join([_named(error, receipt.trusted), *_another_python(receipt, case)])}",
         real_exception=error,
     )
     problem.__cause__ = error

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from .exceptions import CallCancelled
 from .interrupts import uninterrupted
 from .worker import bulk
-from .worker.system import LONGEST_POLL
+from .worker.system import LONGEST_POLL, nameless_file
 
 __all__ = ["LINGER", "Lent", "Wire"]
 
@@ -132,7 +132,7 @@ class Wire:
             far.append(far_out)
             if detached:
                 # The transport may still write when nobody reads any more.
-                far_err = self._fds["log"] = _nameless_file()
+                far_err = self._fds["log"] = nameless_file()
             else:
                 self._fds["stderr"], far_err = os.pipe()
                 far.append(far_err)
@@ -483,15 +483,6 @@ def _sockets() -> tuple[int, socket.socket]:
         except OSError:
             pass  # in a call without network that delivers further
     return far.detach(), near
-
-
-def _nameless_file() -> int:
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("deliveryboy", os.MFD_CLOEXEC)
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
 
 
 def _enlarge(pipe: int) -> None:

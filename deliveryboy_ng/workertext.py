@@ -7,14 +7,13 @@ import functools
 import importlib.util
 import marshal
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 from .worker import frames
 
-__all__ = ["Kit", "command_line", "worker_lines"]
+__all__ = ["Kit", "command_line", "worker_message"]
 
 _PACKAGE = f"{__package__}.worker"
 MODULES = (
@@ -119,14 +118,14 @@ class Kit:
     template: bool = False
 
 
-def worker_lines(nonce: bytes, magic: bytes, lane: str, kit: Kit) -> Iterator[bytes]:
+def worker_message(nonce: bytes, magic: bytes, lane: str, kit: Kit) -> bytes:
     """The worker for an interpreter with this magic number: as code for our own version, as source for any other."""
     kind = (magic == importlib.util.MAGIC_NUMBER, kit.extras)
     worker, index = _worker(*kind)
     encoding, sent = ("raw", worker) if lane == "binary" else ("base64", _as_text(*kind))
     early, workers = ",".join(("-", *kit.early)), f"{kit.workers}{'t' * kit.template}"
     words = f"worker {encoding} {len(sent)} {index} {lane} {kit.own} {early} {workers}\n"
-    yield b"".join((frames.mark(nonce, frames.TO_FAR), words.encode(), sent))
+    return b"".join((frames.mark(nonce, frames.TO_FAR), words.encode(), sent))
 
 
 def _loader(name: str) -> SourceFileLoader:

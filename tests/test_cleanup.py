@@ -451,10 +451,10 @@ LIAR = """
 import os, sys
 sys.path.insert(0, {root!r})
 from deliveryboy_ng.worker import frames
-from deliveryboy_ng import packing
+from importlib.util import MAGIC_NUMBER
 nonce = sys.argv[-1].encode()
 out = sys.stdout.buffer
-out.write(b"=" + nonce + b"<hello 1 %x -%s 0 0 -\\n" % (sys.hexversion, packing.MAGIC.hex().encode()))
+out.write(b"=" + nonce + b"<hello 1 %x -%s 0 0 -\\n" % (sys.hexversion, MAGIC_NUMBER.hex().encode()))
 out.flush()
 os.read(0, 1)
 encoder = frames.Encoder(nonce, frames.TO_NEAR, "narrow")

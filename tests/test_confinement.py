@@ -646,8 +646,9 @@ def test_root_without_the_capability_for_its_own_map_is_told() -> None:
     if os.getuid() != 0 or not conftest.works("setpriv", "--bounding-set=-setfcap", "true"):
         pytest.skip("this takes root, and setpriv")
     bare = Command(["setpriv", "--bounding-set=-setfcap,-sys_admin", "--inh-caps=-all"])
-    with pytest.raises(ProtectionUnavailable, match="not permitted there"):
+    with pytest.raises(ProtectionUnavailable, match="not permitted there") as caught:
         strictly(bare)(len)("x")
+    assert caught.value.receipt.verdict is Verdict.REFUSED
     receipt = strictly(bare, best_effort=True)(os.getuid).run()
     assert (receipt.value, receipt.exception) == (0, None)
 

@@ -158,7 +158,7 @@ def answer_of(lane: str, chunks: list[bytes]) -> Receipt:
     session.__dict__.update(
         chain=runner.options.chain, executable="python3", argv=("python3",), noise=bytearray(), on_noise=None, _nonce=NONCE,
         _decoder=frames.decoder(NONCE, frames.TO_NEAR, lane), _encoder=frames.Encoder(NONCE, frames.TO_FAR, lane),
-        _requests=deque(), _damage="", _number=0, _exchanges={}, lost=False, _wire=Tape(chunks), _start_patience=10.0, _line=Line(is_here=False),
+        _requests=deque(), _damage="", _number=0, _exchanges={}, lost=False, _wire=Tape(chunks), _start_patience=10.0, _is_here=False, _line=Line(is_here=False),
     )  # fmt: skip
     journey._open = lambda detached: (session, Greeting(0x030B07F0, b"", False))  # type: ignore[method-assign]
     return journey.travel()

@@ -412,6 +412,20 @@ def test_editable_installs_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             sys.modules.pop(name, None)
 
 
+def test_marks_of_modules_that_were_loaded_again(project: Any) -> None:
+    project({"marked.py": "MISSING = object()\n"})
+    import marked  # type: ignore[import-not-found]
+
+    @deliver
+    def is_missing(found: object) -> bool:
+        return found is marked.MISSING
+
+    before = marked.MISSING
+    assert is_missing(before)
+    importlib.reload(marked)
+    assert is_missing(marked.MISSING) and not is_missing(before)
+
+
 def test_modules_that_are_half_saved_or_gone_travel_as_they_last_did(project: Any) -> None:
     folder = project({"saved.py": "value = 14\n", "broken.py": "value = 15\n"})
     import broken  # type: ignore[import-not-found]

@@ -23,6 +23,7 @@ from deliveryboy_ng import (
     DeliveryOptionError,
     Limits,
     Local,
+    Options,
     Ssh,
     Transport,
     Verdict,
@@ -49,6 +50,13 @@ def test_with_options_makes_a_new_runner() -> None:
     assert quick(1) == 6
     with pytest.raises(AttributeError):
         quick.options.timeout = 6  # type: ignore[misc]
+
+
+def test_refusals_show_nobody_the_environment() -> None:
+    for make in (deliver, Options):
+        with pytest.raises(DeliveryOptionError, match="No closing quotation") as caught:
+            make(transport="sudo 'x", env={"TOKEN": "secret"})  # type: ignore[operator]
+        assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

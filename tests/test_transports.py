@@ -35,7 +35,7 @@ from deliveryboy_ng import (
 )
 from deliveryboy_ng.hops import Failure, diagnose
 from deliveryboy_ng.transports import chain_of, default_executables, lane_of, wrap
-from deliveryboy_ng.workertext import worker_lines
+from deliveryboy_ng.workertext import worker_message
 
 PYTHON = ["python3", "-c", "print('it''s')"]
 
@@ -463,7 +463,7 @@ def test_noise_before_between_and_after(tmp_path: Path, lane: str, monkeypatch: 
     lanes: list[str] = []
     if lane == "narrow":
         monkeypatch.setattr(session, "_this_machine", lambda: "another")
-    monkeypatch.setattr(session, "worker_lines", lambda *words: (lanes.append(words[2]), worker_lines(*words))[1])
+    monkeypatch.setattr(session, "worker_message", lambda *words: (lanes.append(words[2]), worker_message(*words))[1])
 
     def work(data: bytes) -> bytes:
         for n in range(20):

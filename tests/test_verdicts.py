@@ -504,7 +504,7 @@ def test_error_that_the_function_made_itself_is_no_limit(number: int) -> None:
 
 def test_mapped_memfd_counts_once_and_its_private_copies_besides() -> None:
     def work(private: bool) -> None:
-        memfd = os.memfd_create("deliveryboy input ")  # the name of the call's own input gains nothing
+        memfd = os.memfd_create("deliveryboy ")  # the name of the call's own input gains nothing
         os.truncate(memfd, 60 * MEBIBYTE)
         for flags in [mmap.MAP_SHARED, mmap.MAP_PRIVATE][: 1 + private]:
             kept = mmap.mmap(memfd, 60 * MEBIBYTE, flags)

@@ -15,7 +15,7 @@ from . import answer, pipes, preparing, rebuild, shipped, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
 _SPARE = 1 << 18
 _ahead: "list[str] | None" = None  # what a process is held to that has been prepared before its call came
@@ -174,7 +174,7 @@ def _become_ordinary(parent: int) -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
-def _become_template(held: "list[str]") -> "Any":
+def _become_template(held: "list[str]") -> "NoReturn":
     """Answer that all went well, and fork calls from now on."""
     from . import template
 

@@ -129,7 +129,7 @@ def _was_raised_by_a_statement(error: BaseException) -> bool:
     traceback = _last(error)
     if traceback is None or traceback.tb_lasti < 0:
         return False
-    if _RAISED_ELSEWHERE.get(type(error.__cause__).__name__):
+    if type(error.__cause__).__name__ in _RAISED_ELSEWHERE:
         # A pool raises here again what was raised in another process, of which a text tells.
         return _shows_a_raise(str(error.__cause__))
     return bool(_instruction(traceback) == _RAISE)
@@ -159,8 +159,8 @@ def _last(error: BaseException) -> "Any":
 
 # A process whose last mappings were refused may have given some back.
 _FEW_MAPPINGS = 64
+_RAISED_ELSEWHERE = ("RemoteTraceback", "_RemoteTraceback")
 # Known without importing opcode: there may be no descriptor left to open a file with.
-_RAISED_ELSEWHERE = {"RemoteTraceback": True, "_RemoteTraceback": True}
 try:
     raise KeyError
 except KeyError as _error:

@@ -1,7 +1,7 @@
 """Packs an exception with everything around it, so that the caller can raise it again.
 
-Contract: far side, standard library only, Python 3.8+.  ``pack(error, form)`` gives a list of records, packed; record 0 is
-the exception itself, others are referred to by their place in the list.  What an exception consists of is packed on its own,
+Contract: far side, standard library only, Python 3.8+.  ``pack(error, form, limit)`` gives a list of records, packed; record 0
+is the exception itself, others are referred to by their place in the list.  What an exception consists of is packed on its own,
 so that one which cannot be does not take its neighbours with it.  *form* is rebuild.py (pickle) or codec.py (data).
 """
 

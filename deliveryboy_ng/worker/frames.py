@@ -22,9 +22,9 @@ lanes to carry frames, chosen by the near side from what it knows of the channel
     lines of four kilobytes, which is half as much again to carry, and less work to write and to read: a third of it with some
     builds of Python, two thirds with others.
 
-    The text holds a CRC-32 of what follows it, a sequence number, header and payload.  Whatever stands between such
-    lines, or in front of one, is noise: it is reported as such and never confuses the frames around it.  A line that is damaged,
-    missing or doubled raises :class:`FrameError`.
+In all lanes but the binary one the text of a line holds a CRC-32 of what follows in it, a sequence number, header and payload.
+Whatever stands between such lines, or in front of one, is noise: it is reported as such and never confuses the frames around it.  A
+line that is damaged, missing or doubled raises :class:`FrameError`.
 
 The far side's greeting is always a line of text, ``=NONCE<hello ...``, and may stand behind noise in every lane.
 """

@@ -47,10 +47,7 @@ class CannotEnforce(Exception):
 
 def lower_thread_counts(limits: "dict[str, Any]") -> "dict[str, str | None]":
     """Environment variables, for libraries that start a thread for each processor, where that would not fit."""
-    try:
-        processors = len(posix.sched_getaffinity(0))
-    except (AttributeError, OSError):
-        processors = posix.cpu_count() or 1
+    processors = system.processors()
     threads = min(processors, limits.get("memory", sys.maxsize) // _MEMORY_OF_A_THREAD, limits.get("processes", sys.maxsize) // 2)
     if threads == processors:
         return {}

@@ -10,7 +10,7 @@ from . import system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterable
+    from typing import Iterable, NoReturn
 
 KINDS = {"cgroup": 0x02000000, "ipc": 0x08000000, "net": 0x40000000, "uts": 0x04000000}
 _USER, _MOUNT, _PID = 0x10000000, 0x00020000, 0x20000000
@@ -149,7 +149,7 @@ def _proc_is_whole() -> bool:
     return not any(line.split()[4].startswith(b"/proc/") and b"binfmt_misc" not in line for line in lines)
 
 
-def _wait_for(inner: int) -> "Any":
+def _wait_for(inner: int) -> "NoReturn":
     def pass_on(number: int, frame: object) -> None:
         system.kill_quietly(inner, number)
         _signal.alarm(_PATIENCE)

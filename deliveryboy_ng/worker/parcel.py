@@ -6,7 +6,7 @@ had of it does not become the memory of the process that it forks then.
 
 import posix
 
-from . import frames, records, spare
+from . import frames, records, spare, system
 
 # The parts of a call's message, see spare.py.
 _PARTS = (frames.SETUP, frames.MODULES, frames.BODY, frames.LARGE)
@@ -48,7 +48,7 @@ class Parcel:
 
     def _write_down(self, kind: int) -> None:
         if kind not in self._files:
-            self._files[kind] = _file()
+            self._files[kind] = system.nameless_file()
         view = memoryview(b"".join(self._pieces.pop(kind, [])))
         self._waiting[kind] = 0
         while view:
@@ -128,12 +128,3 @@ class Parcel:
         if self.socket >= 0:
             posix.close(self.socket)
             self.socket = -1
-
-
-def _file() -> int:
-    if hasattr(posix, "memfd_create"):
-        return posix.memfd_create("deliveryboy input")
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        return posix.dup(file.fileno())

@@ -118,13 +118,13 @@ def descendants(shot: "dict[int, list[tuple[int, Stat]]]", *roots: int) -> "list
     return found
 
 
-def _part(me: int, spare: "frozenset[int]") -> "tuple[list[tuple[int, Stat]], list[tuple[int, Stat]]]":
-    """What is below this process now: what may be killed, and *spare* with all that is below that.
+def _part(me: int, others: "frozenset[int]") -> "tuple[list[tuple[int, Stat]], list[tuple[int, Stat]]]":
+    """What is below *me* now: what may be killed, and *others* with all that is below them.
 
     Both from one snapshot: in a later one there is more, which others have started meanwhile.
     """
     shot = snapshot()
-    safe = {*spare, *(pid for pid, _ in descendants(shot, *spare))}
+    safe = {*others, *(pid for pid, _ in descendants(shot, *others))}
     found = descendants(shot, me)
     targets = [(pid, stat) for pid, stat in found if pid not in safe and (system.template == 0 or stat.session != system.template)]
     return targets, [(pid, stat) for pid, stat in found if pid in safe]
@@ -169,14 +169,14 @@ def can_be_watched() -> bool:
     return system.proc_is_ours() and posix.access("/proc/self/task/%d/children" % posix.getpid(), posix.R_OK)
 
 
-def left_behind(known: "frozenset[int]", reaped: "Any") -> bool:
-    """Whether this process has children besides those *known*, once those that have ended are waited for."""
+def left_behind(others: "frozenset[int]", reaped: "Any") -> bool:
+    """Whether this process has children besides *others*, once those that have ended are waited for."""
     if not system.reap(reaped):
         return False
-    if not known:
+    if not others:
         return True
     # All that is below this process is below a child of it.  Only its own waiting takes one out of that list.
-    return not (can_be_watched() and all(pid in known or is_nascent(pid) for pid in children(posix.getpid())))
+    return not (can_be_watched() and all(pid in others or is_nascent(pid) for pid in children(posix.getpid())))
 
 
 def is_nascent(pid: int) -> bool:
@@ -198,15 +198,15 @@ def clear_up(call: int, others: "frozenset[int]", reaped: "Any") -> bool:
     return system.kill_quietly(-call, system.SIGKILL) and kill_descendants(others, reaped, 1.0)
 
 
-def _let_trackers_work(spare: "frozenset[int]", reaped: "Any") -> None:
+def _let_trackers_work(others: "frozenset[int]", reaped: "Any") -> None:
     """Let multiprocessing's helpers remove named semaphores and shared memory, as they do when all others have ended.
 
-    :param spare: processes that are no business of theirs, nor what is below them
+    :param others: processes that are no business of theirs, nor what is below them
     """
     me = posix.getpid()
     deadline = time.monotonic() + _LONGEST_CLEANING
     trackers = []
-    for pid, _ in _part(me, spare)[0]:
+    for pid, _ in _part(me, others)[0]:
         if time.monotonic() > deadline:
             # Among very many, each has to get to run before its command line can be read.
             return
@@ -214,7 +214,7 @@ def _let_trackers_work(spare: "frozenset[int]", reaped: "Any") -> None:
             trackers.append(pid)
     if not trackers:
         return
-    kill_found(me, spare | frozenset(trackers))
+    kill_found(me, others | frozenset(trackers))
     while trackers and time.monotonic() < deadline:
         system.reap(reaped)
         trackers = [pid for pid in trackers if _is_tracker(pid)]
@@ -228,23 +228,26 @@ def _is_tracker(pid: int) -> bool:
         return False
 
 
-def kill_descendants(spare: "frozenset[int]" = frozenset(), reaped: "Any" = None, limit: float = 10.0) -> bool:
-    """Kill everything below this process but *spare* and what is below that; true when nothing is left.
+def kill_descendants(others: "frozenset[int]" = frozenset(), reaped: "Any" = None, limit: float = 10.0) -> bool:
+    """Kill everything below this process but *others* and what is below them; true when nothing is left.
 
     New orphans reach this process, their subreaper, only when their parent dies, so the round is repeated until one
-    finds nothing.  *reaped* is told ``(pid, status, rusage)`` of each child waited for.
+    finds nothing.
+
+    :param reaped: see :func:`system.reap`
+    :param limit: seconds until it is given up
     """
     deadline = time.monotonic() + limit
     me = posix.getpid()
     while True:
-        if not left_behind(spare, reaped):
+        if not left_behind(others, reaped):
             return True
-        if me == 1 and not spare:
+        if me == 1 and not others:
             # Everybody in a pid namespace that is ours, at one stroke, and without a /proc of its own.
             system.kill_quietly(-1, system.SIGKILL)
         elif system.proc_is_ours():
-            found, reached = kill_found(me, spare)
-            if not found and spare:
+            found, reached = kill_found(me, others)
+            if not found and others:
                 return True
             if found and not reached:
                 # Set-uid programs may be beyond this user's reach.
@@ -256,9 +259,12 @@ def kill_descendants(spare: "frozenset[int]" = frozenset(), reaped: "Any" = None
         time.sleep(0.001)
 
 
-def kill_found(me: int, spare: "frozenset[int]") -> "tuple[bool, bool]":
-    """Kill those that are found now; tells whether there were any, and whether any of them could be signalled."""
-    targets, safe = _part(me, spare)
+def kill_found(me: int, others: "frozenset[int]") -> "tuple[bool, bool]":
+    """Kill what is found below *me* now, but for *others* and what is below them.
+
+    Tells whether there was any, and whether any of it could be signalled.
+    """
+    targets, safe = _part(me, others)
     ours = posix.getsid(0)
     # A group is killed at one stroke: whoever forks in it meanwhile dies as well, a fork bomb too.
     for group in {stat.group for _, stat in targets if stat.session != ours} - {stat.group for _, stat in safe}:

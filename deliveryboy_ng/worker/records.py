@@ -30,11 +30,11 @@ NO_TEMPLATE = "the session's template has ended"
 
 
 def weight(size: int, announced: bytes) -> int:
-    """Bytes that a box takes up twice, packed and unpacked; large pieces arrive where they stay.
+    """Bytes that a box takes up in its call: its parts twice, packed and unpacked, and large pieces, which arrive where they stay.
 
     :param size: bytes of its parts
     """
-    return size + large(announced) // 2
+    return 2 * size + large(announced)
 
 
 def large(announced: bytes) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LONGEST_EXIT = 1.0
 # Bytes that a call which has ended may have left in one of its pipes.
 _MOST_LEFT = 1 << 20
-_STREAMS = {"stdout": frames.STDOUT, "stderr": frames.STDERR, "reply": frames.REPLY}
+_STREAMS = {"stdout": frames.STDOUT, "stderr": frames.STDERR}
 
 
 class Relay:

@@ -145,7 +145,7 @@ class Loader:
         from . import resources
 
         folder = self._file.rpartition("/")[0] + "/"
-        within = path[len(folder) :].replace("\\", "/") if path.startswith(folder) else ""
+        within = path[len(folder) :] if path.startswith(folder) else ""
         return resources.content(self._data, within, path)
 
     def get_resource_reader(self, name: "Any") -> "Any":

@@ -14,7 +14,7 @@ from . import call, pipes, rebuild, records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
 WITH_INPUT, WITH_PIECES, HERE, IN_FILE = 1, 2, 4, 8  # and those above it, for one part each
 NUMBER = 8
@@ -36,7 +36,7 @@ def prepare(modules: "list[str]", many: bool) -> None:
         import resource  # noqa: F401
 
 
-def main(ends: pipes.Pipes, parent: int, expected: bytes = b"") -> "Any":
+def main(ends: pipes.Pipes, parent: int, expected: bytes = b"") -> "NoReturn":
     """Become a spare, and then a call; never returns.
 
     :param expected: the setup of the call that is to come, if that is known

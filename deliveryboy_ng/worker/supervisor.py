@@ -24,6 +24,8 @@ from . import channel, frames, ledger, pipes, records, relay, spare, spares, sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from . import templates
 
 # Seconds after a call's start, with and without limits that have to be watched.
@@ -334,8 +336,7 @@ class Supervisor:
             **call.figures(),
         }
         self.channel.send(frames.VERDICT, call.number, " ".join("%s=%s" % item for item in words.items()).encode())
-        if call.setup["last"]:
-            self.stop = True
+        self.stop = self.stop or not self.stays
 
     def _clear_up(self, call: ledger.Call) -> bool:
         """End what the call has left behind; tells whether nothing is there any more."""
@@ -382,7 +383,7 @@ class Supervisor:
         self.channel.drain()
 
 
-def main(nonce: bytes, lane: str, own: str, early: str, workers: str) -> None:
+def main(nonce: bytes, lane: str, own: str, early: str, workers: str) -> "NoReturn":
     """Serve the session and leave; never returns.
 
     :param own: what this process shall have of its own, see namespaces.py; ``-`` for nothing

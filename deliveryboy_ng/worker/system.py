@@ -236,6 +236,16 @@ def pieces(path: str, most: int) -> "Iterator[bytes]":
         posix.close(fd)
 
 
+def nameless_file() -> int:
+    """A descriptor of a new file that nobody can find, in memory where that can be; raises OSError."""
+    if hasattr(posix, "memfd_create"):
+        return posix.memfd_create("deliveryboy")
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return posix.dup(file.fileno())
+
+
 def memory_of_this_process() -> "tuple[int, int, int, int]":
     """Bytes that are resident, resident and backed by files or shared memory, mapped as private data, mapped at all."""
     words = read("/proc/self/statm").split()

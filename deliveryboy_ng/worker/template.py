@@ -12,12 +12,12 @@ from . import memory, pipes, sockets, spare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import NoReturn
 
 _MOST_DESCRIPTORS = 6
 
 
-def serve(supervisor: int) -> "Any":
+def serve(supervisor: int) -> "NoReturn":
     """Fork a spare whenever one is asked for; never returns."""
     import gc
 
@@ -51,7 +51,7 @@ def _fork_twice(files: "list[int]", supervisor: int) -> None:
         pass  # the initializer lets nobody wait for his children
 
 
-def _fork_away(files: "list[int]", supervisor: int) -> "Any":
+def _fork_away(files: "list[int]", supervisor: int) -> "NoReturn":
     middle = posix.getpid()
     if posix.fork():
         posix._exit(0)

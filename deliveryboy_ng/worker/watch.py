@@ -52,7 +52,7 @@ class Watch:
         self, limits: "dict[str, Any]", base: int, given: "tuple[int, int]", box: int, started: float, lender: int = 0
     ) -> None:
         """Bytes that are not the call's: *base* that it shares with who it was forked from, *given* of input, in the memfd of that
-        inode, and *box*, packed and unpacked.
+        inode, and *box* that its packed box takes up (records.py).
 
         :param lender: the process that others were forked from besides this call
         """
@@ -64,7 +64,7 @@ class Watch:
         self.exceeded: "dict[str, float]" = {}
         self._memfds = Memfds(given)
         self._base = base
-        self._box = 2 * box
+        self._box = box
         self._limited = any(limit is not None for limit in (self.memory, self.processes, self.cpu))
         self._started = started
         self._exact_until = self._looks = self._measured = 0
