@@ -347,7 +347,9 @@ class Dispatcher:
             if self._shared is not None:
                 delivery.journey.also_own = self._shared
             try:
-                self._running[delivery.journey.begin(session, self._greeting, self.workers)] = delivery
+                exchange = delivery.journey.begin(session, self._greeting, self.workers)
+                exchange.once = delivery.retries == 0
+                self._running[exchange] = delivery
             except Exception as problem:
                 self._settle(delivery, None, problem)
 

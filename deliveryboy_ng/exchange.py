@@ -149,6 +149,7 @@ class Ending:
 class Exchange:
     """One call on its way over a session.
 
+    :ivar once: whether it will not be sent again, should it be lost
     :ivar answered: whether the function has returned, and nothing else can be made of that any more
     :ivar taken: bytes that the transport had taken, and ``come`` those that had come, when that was last looked at
     :ivar lent: what large pieces go or come by
@@ -161,6 +162,7 @@ class Exchange:
     started: Callable[[Ending], object]
     requests: deque[str]
     ending: Ending
+    once: bool = True
     taken: int = 0
     come: int = 0
     answered: bool = False

@@ -97,7 +97,7 @@ def diagnose(failure: Failure) -> DeliveryTransportError:
             return _error(sign.kind, failure, _hop_named(failure, sign.hop, line), f"{line}; {sign.advice}")
     missing = _missing(failure.executable).search(said)
     if missing and failure.waited is None:
-        name = next(group for group in missing.groups() if group)
+        name = missing[missing.lastgroup or 0]
         line = _line_of(said, missing.start(missing.lastgroup or 0))
         return not_found(failure, name, line + (_IN_CONTAINER if missing.lastgroup in ("h", "i") else ""))
     if _BROKEN.search(said):

@@ -240,6 +240,7 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
             io.TextIOWrapper: _reduce_text_file,
             io.BufferedReader: _reduce_binary_file,
             weakref.WeakSet: _reduce_weak_set,
+            memoryview: _reduce_view,
             # Before 3.12 it holds a lock.
             functools.cached_property: lambda thing: (functools.cached_property, (thing.func,), {"attrname": thing.attrname}),
             functools.singledispatchmethod: _reduce_single_dispatch_method,
@@ -436,6 +437,13 @@ def _meant_by_annotations(namespace: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_library(thing: Any) -> Any:
     raise TypeError("cannot pickle a library that this process has loaded")
+
+
+def _reduce_view(view: memoryview) -> Any:
+    if not view.format.removeprefix("@").isalpha() or 0 in (view.shape or ()):
+        raise TypeError(f"cannot pickle a memoryview of format {view.format!r} and shape {view.shape}")
+    data = bytes(view) if view.readonly else bytearray(view)
+    return reconstructors.make_view, (data, view.format, view.shape if view.ndim != 1 else None)
 
 
 def _reduce_weak_set(found: Any) -> Any:

@@ -27,7 +27,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == rebuild.REPLY_MODULE:
             return self._own.__getitem__ if name == "yours" else getattr(rebuild, name)
-        return super().find_class(module, name)
+        return super().find_class(rebuild.home_of(module), name)
 
 
 class Reader(Protocol):

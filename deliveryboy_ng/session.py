@@ -347,6 +347,7 @@ class Session:
                 exchange.ending.hear(frames.REPLY, size)
             if reply.unheld:
                 self._kill(exchange)
+            self._forget_what_was_sent(exchange)
 
         # The far side finds the descriptors that have come in their order, so a frame says whether one belongs to it.
         frame, instead = (self._encoder.encode(frames.ATTACH, number, comes) for comes in (b"1", b""))
@@ -367,8 +368,16 @@ class Session:
     def _note_start(self, exchange: Exchange, payload: bytes) -> None:
         setup = exchange.parcel.setup
         exchange.ending.start(payload, None if setup["timeout"] is None else setup["timeout"] + setup["grace"])
+        self._forget_what_was_sent(exchange)
         if exchange.started(exchange.ending):
             self._end(exchange)
+
+    def _forget_what_was_sent(self, exchange: Exchange) -> None:
+        """A call that runs has got all but what still goes by a socket, and copies of that may be large."""
+        senders = [lent.user for lent in exchange.lent if isinstance(lent.user, bulk.Sender)]
+        if exchange.once and exchange.ending.remote_pid is not None and all(sender.is_done for sender in senders):
+            for piece in exchange.parcel.parts.large:
+                piece.forget()
 
     def _pass_on_requests(self, exchange: Exchange) -> None:
         ending = exchange.ending
@@ -450,6 +459,6 @@ class Session:
 def _this_machine() -> str:
     """What the kernel calls the time since it started (random(4)); nothing where it does not tell."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
         return ""

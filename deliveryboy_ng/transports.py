@@ -535,4 +535,6 @@ def default_executables(chain: Iterable[Transport]) -> tuple[str, ...]:
     """
     if is_elsewhere(chain):
         return ("python3",)
-    return (sys.executable, f"python{sys.version_info[0]}.{sys.version_info[1]}", "python3")
+    # An embedded Python may not know where it is.
+    here = (sys.executable,) if sys.executable else ()
+    return (*here, f"python{sys.version_info[0]}.{sys.version_info[1]}", "python3")

@@ -132,7 +132,10 @@ class Wire:
             far.append(far_out)
             if detached:
                 # The transport may still write when nobody reads any more.
-                far_err = self._fds["log"] = nameless_file()
+                self._fds["log"] = nameless_file()
+                # A copy: who starts processes by a fork of the caller has let go of this one there.
+                far_err = os.dup(self._fds["log"])
+                far.append(far_err)
             else:
                 self._fds["stderr"], far_err = os.pipe()
                 far.append(far_err)
@@ -202,7 +205,6 @@ class Wire:
         except OSError:
             self.send(iter([instead]))
             return None
-        near.setblocking(False)
         lent = self._lent[near.fileno()] = Lent(near, use(near), moved, self._take_back)
         self._poll.register(near, select.POLLOUT if isinstance(lent.user, bulk.Sender) else select.POLLIN)
         self._passing.append(far)
@@ -482,6 +484,9 @@ def _sockets() -> tuple[int, socket.socket]:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, bulk.BUFFER)
         except OSError:
             pass  # in a call without network that delivers further
+    # Whatever time limit the caller has given to all new sockets: over there it would be an error to have to wait.
+    os.set_blocking(far.fileno(), True)
+    near.setblocking(False)
     return far.detach(), near
 
 

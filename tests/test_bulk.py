@@ -21,6 +21,7 @@ import pytest
 from deliveryboy_ng import (
     CallCancelled,
     CallDied,
+    Command,
     Confinement,
     DeliveryError,
     DeliveryExecutor,
@@ -149,6 +150,14 @@ def test_large_values_travel_to_confined_calls() -> None:
 
 def test_large_values_travel_to_other_versions(other_python: str) -> None:
     assert deliver(executable=other_python)(bytes.swapcase)(DATA) == DATA.swapcase()
+
+
+def test_what_was_copied_to_be_sent_is_kept_no_longer() -> None:
+    large = bytearray(8 << 20)
+    for transport in (None, Command(["env"])):
+        call = deliver(transport=transport)(lambda data: time.sleep(1000)).submit(large)
+        assert call.remote_pid and conftest.wait_until(lambda call=call: not call.journey.box.parts.large[0].view.nbytes)
+        call.cancel()
 
 
 def test_what_is_changed_after_it_was_sent_is_sent_as_it_was() -> None:

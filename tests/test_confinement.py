@@ -653,6 +653,11 @@ def test_root_without_the_capability_for_its_own_map_is_told() -> None:
     assert (receipt.value, receipt.exception) == (0, None)
 
 
+def test_a_umask_that_keeps_everybody_out() -> None:
+    need_namespaces()
+    assert deliver(confinement=STRICT, umask=0o777)(os.umask)(0) == 0o777
+
+
 def test_network_allowed() -> None:
     def families() -> list[int]:
         import _socket

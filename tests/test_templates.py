@@ -19,6 +19,7 @@ from calls import add
 from deliveryboy_ng import (
     CallCancelled,
     CallTimeout,
+    Command,
     Confinement,
     DeliveryError,
     DeliveryExecutor,
@@ -97,6 +98,14 @@ def test_every_interpreter_serves_warm_sessions(other_python: str, model: Any) -
         assert list(executor.map(model.plus_one, range(5))) == [1, 2, 3, 4, 5]
     with DeliveryExecutor(2, executable=other_python, initializer=model.load, initargs=(10,)) as executor:
         assert [value for value, _ in executor.map(model.use, range(4))] == [11] * 4
+
+
+def test_a_session_that_cannot_see_its_processes_says_so() -> None:
+    if os.getuid() != 0 or not conftest.works("unshare", "--pid", "--fork", "true"):
+        conftest.missing("this takes root, and unshare")
+    hop = Command(["unshare", "--pid", "--fork"])
+    with DeliveryExecutor(1, preload=["json"], transport=hop) as executor, pytest.raises(InitializerFailed, match="need a /proc"):
+        executor.submit(abs, -1).result(60)
 
 
 def test_functions_of_main_share_globals_too(script: Any) -> None:

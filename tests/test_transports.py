@@ -119,6 +119,34 @@ def test_strings_mean_what_they_did() -> None:
     assert default_executables(chain_of("ssh host")) == ("python3",)
 
 
+def test_a_python_that_does_not_know_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for unknown in ("", None):
+        monkeypatch.setattr(sys, "executable", unknown)
+        assert default_executables((Local(),)) == (f"python3.{sys.version_info[1]}", "python3")
+
+
+TIME_LIMITED = """
+import socket
+socket.setdefaulttimeout(5)
+from deliveryboy_ng import DeliveryExecutor, deliver
+def work(data):
+    import socket
+    socket.setdefaulttimeout(5)
+    return data
+large = b"x" * 3_000_000
+echo = deliver(work)
+assert all(echo(b"x") == b"x" and echo(large) == large for _ in range(5))
+with DeliveryExecutor(1) as executor:
+    assert all(executor.submit(work, large).result() == large for _ in range(5))
+print("right")
+"""
+
+
+def test_a_time_limit_for_all_new_sockets_is_none_for_calls(script: Any) -> None:
+    result = script(TIME_LIMITED)
+    assert result.stdout == b"right\n", result.stderr
+
+
 def test_default_executable_is_this_one_here_and_python3_elsewhere() -> None:
     assert default_executables((Local(),))[0] == sys.executable
     assert default_executables((Ssh("h"), Sudo())) == ("python3",)

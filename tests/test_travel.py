@@ -5,6 +5,7 @@ PYTEST_DONT_REWRITE: a rewritten assert refers to pytest, which is not installed
 
 from __future__ import annotations
 
+import array
 import contextlib
 import ctypes
 import dataclasses
@@ -503,6 +504,18 @@ def test_refusal_names_globals_and_closures() -> None:
         deliver(lambda: library.getpid())()
 
 
+def look(view: memoryview) -> tuple[Any, ...]:
+    return type(view), view.format, view.shape, view.readonly, view.tolist()
+
+
+def test_views_of_memory_travel_as_such() -> None:
+    table = memoryview(bytearray(range(12))).cast("B", (3, 4))
+    for view in (memoryview(b"abc"), memoryview(array.array("d", [1.5, 2.5])), memoryview(b"abcdef")[::2], table):
+        assert deliver(look)(view) == look(view)
+    with pytest.raises(DeliveryPackingError, match="memoryview of format"):
+        deliver(look)(memoryview(ctypes.c_uint16.__ctype_be__(1)))
+
+
 # --- sizes and secrecy ----------------------------------------------------------------------------------------------
 
 
@@ -603,6 +616,13 @@ def test_other_versions_bring_back_output_and_exceptions(project: Any, other_pyt
     assert isinstance(receipt.exception, KeyError) and receipt.exception.args == ("key",)
     assert (receipt.stdout, receipt.stderr) == (b"out\n", b"err\n")
     assert "return {}[x]" in "".join(traceback.format_exception(receipt.exception))
+
+
+def test_paths_travel_between_versions(other_python: str) -> None:
+    path = Path("a") / "b"
+    for trust in (True, False):
+        over_there = deliver(executable=other_python, trust=trust)
+        assert over_there(Path)("a", "b") == path and over_there(str)(path) == "a/b"
 
 
 def test_objects_of_this_library_need_it_over_there() -> None:

@@ -36,6 +36,7 @@ class Piece:
 
     def __init__(self, kind: str, view: memoryview) -> None:
         self.kind, self.view, self.size = kind, view, len(view)
+        self._is_copy = False
 
     def freeze(self) -> None:
         """Keep it as it is now, whatever its owner does to it."""
@@ -44,6 +45,12 @@ class Piece:
             room.view[:] = self.view
             stands, self.view = self.view.readonly, room.take()
             self.view = self.view.toreadonly() if stands else self.view
+            self._is_copy = True
+
+    def forget(self) -> None:
+        """It has been sent: if it is a copy, that is of no more use."""
+        if self._is_copy:
+            self.view = memoryview(b"")
 
 
 class Parts:

@@ -67,6 +67,11 @@ def yours(number: "Any") -> "Any":
 
 
 # Pickle imports a dotted module's top-level package too, which on this side would be the whole library, or a stand-in.
+def home_of(module: str) -> str:
+    """Where what is in a module of one version of Python stands in all."""
+    return "pathlib" if module == "pathlib._local" else module  # 3.13
+
+
 REPLY_MODULE = "_deliveryboy_reply"
 yours.__module__ = REPLY_MODULE
 
@@ -85,7 +90,7 @@ def picklers() -> "list[Any]":
             if module.startswith(WORKER):
                 # An attribute of the package, a module of the worker is imported when it is first asked for.
                 return getattr(getattr(sys.modules[WORKER[:-1]], module[len(WORKER) :]), name)
-            found = super().find_class(module, name)
+            found = super().find_class(home_of(module), name)
             if module.partition(".")[0] == LIBRARY:
                 from . import standin
 

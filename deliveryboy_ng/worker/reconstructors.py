@@ -155,6 +155,11 @@ def make_after(ahead: "Any", make: "Any", args: "Any") -> "Any":
 _held: "list[Any]" = []
 
 
+def make_view(data: "Any", form: str, shape: "Any") -> "Any":
+    view: "Any" = memoryview(data)
+    return view.cast(form) if shape is None else view.cast(form, shape)
+
+
 def make_weak_set(members: "Any") -> "Any":
     import weakref
 

@@ -4,6 +4,7 @@ Contract: far side, standard library only, Python 3.8+.
 """
 
 import _socket
+import posix
 import sys
 
 TYPE_CHECKING = False
@@ -16,7 +17,14 @@ _SCM_CREDENTIALS = 2  # unix(7)
 
 def of(fd: int) -> "Any":
     """The socket of this descriptor; to be detached from it, or it closes that."""
-    return _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fileno=fd)
+    if _socket.getdefaulttimeout() is None:
+        return _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fileno=fd)
+    # Whoever has said that new sockets shall not wait for ever did not mean this one, which is none.
+    blocks = posix.get_blocking(fd)
+    made = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fileno=fd)
+    made.settimeout(None)
+    posix.set_blocking(fd, blocks)
+    return made
 
 
 def rights(fds: "list[int]") -> "list[tuple[int, int, bytes]]":

@@ -157,6 +157,11 @@ class Supervisor:
             raise OSError(system.broken)
         if call.parcel.problem:
             raise OSError(call.parcel.problem)
+        if call.setup["template"]:
+            from . import processes
+
+            if not processes.can_be_watched():
+                raise OSError("preload and initializer need a /proc that shows this session's processes: mount one")
         if call.parcel.announced and not call.parcel.has_pieces:
             raise OSError("the socket for large arguments did not arrive: too many open files")
 

@@ -129,6 +129,14 @@ class View:
         :param size: bytes that private folders may hold together
         :raises OSError: if the kernel refuses
         """
+        # The caller's may keep everybody out of what is made here.
+        umask = posix.umask(0o022)
+        try:
+            self._enter(size)
+        finally:
+            posix.umask(umask)
+
+    def _enter(self, size: int) -> None:
         inodes = max(1024, (size >> 20) * _INODES_PER_MEBIBYTE)
         options = b"size=%d,nr_inodes=%d,mode=755" % (max(size, 1 << 16), inodes)
         # Any folder will do: it is out of sight for a moment only.
