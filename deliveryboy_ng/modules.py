@@ -14,7 +14,7 @@ import opcode
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -428,10 +428,12 @@ class Collector:
         """Add the data files of the packages, if anything that travels reads such files."""
         if not reads_data(self._seen):
             return
+        # What two packages have is sent once if it is one object.
+        read = functools.cache(Path.read_bytes)
         for module in self.modules.values():
             if module.package and module.file and not module.file.startswith("<") and not module.data:
                 try:
-                    module.data = _data_files(Path(module.file).parent, needed=self.is_named(module.name))
+                    module.data = _data_files(Path(module.file).parent, self.is_named(module.name), read)
                 except OSError as error:
                     if isinstance(error, PermissionError) and not self.is_named(module.name):
                         continue  # the folder itself
@@ -483,7 +485,9 @@ def _listed(folder: str) -> list[Path]:
         return []  # in an archive, or nobody's to read
 
 
-def _data_files(folder: Path, needed: bool, above: frozenset[str] = frozenset()) -> dict[str, bytes | None]:
+def _data_files(
+    folder: Path, needed: bool, read: Callable[[Path], bytes], above: frozenset[str] = frozenset()
+) -> dict[str, bytes | None]:
     """:param needed: whether all of them must be readable
     :param above: the folders that it lies in, to which a link in it may lead
     """
@@ -495,16 +499,24 @@ def _data_files(folder: Path, needed: bool, above: frozenset[str] = frozenset())
         if path.name.startswith((".", "__pycache__")):
             continue
         try:
-            if path.is_dir() and not (path / "__init__.py").exists():
-                if os.path.realpath(path) not in above:
-                    found |= {f"{path.name}/{name}": data for name, data in _data_files(path, needed, above).items()}
+            if path.is_dir():
+                is_new = os.path.realpath(path) not in above
+                if is_new and (not (path / "__init__.py").exists() or _is_of_data(path, above)):
+                    found |= {f"{path.name}/{name}": data for name, data in _data_files(path, needed, read, above).items()}
             elif path.is_file() and not path.name.endswith((".py", ".pyc", *_EXTENSIONS)):
-                found[path.name] = path.read_bytes()
+                found[path.name] = read(path)
         except PermissionError:
             if needed:
                 raise
             found[path.name] = None
     return found
+
+
+def _is_of_data(package: Path, above: frozenset[str]) -> bool:
+    """Whether nothing in it can be imported but packages like it."""
+    above |= {os.path.realpath(package)}
+    children = [package / name for name in _children([str(package)], above)]
+    return all(child.is_dir() and (os.path.realpath(child) in above or _is_of_data(child, above)) for child in children)
 
 
 def table(modules: Iterable[Module], with_code: bool) -> dict[str, tuple[object, ...]]:

@@ -128,7 +128,7 @@ class Box:
                 raise VersionMismatchError(
                     f"module {module.name} has no source and its code runs on Python {platform.python_version()} only"
                 )
-        return marshal.dumps(modules_.table(self.modules, same_version), 2)
+        return marshal.dumps(modules_.table(self.modules, same_version), 4)
 
 
 def pack(

@@ -323,6 +323,36 @@ def test_functions_read_the_data_files_of_their_own_package(project: Any) -> Non
         assert deliver(transport=sudo)(function)() == "text", function
 
 
+def test_data_files_in_packages_of_data_travel_with_the_package_around_them_and_once(project: Any) -> None:
+    folder = project(
+        {
+            "goods/__init__.py": "",
+            "goods/reader.py": "from importlib.resources import files\n"
+            "def within(path): return files('goods').joinpath(path).read_text()\n"
+            "def both(): return within('data/rates.txt'), files('goods.data').joinpath('rates.txt').read_text()\n",
+            "goods/data/__init__.py": "",
+            "goods/data/rates.txt": "x" * 100_000,
+            "goods/data/eu/__init__.py": "",
+            "goods/data/eu/rates.txt": "eu",
+            "goods/code/__init__.py": "",
+            "goods/code/module.py": "",
+            "goods/code/left.txt": "nobody's",
+            "goods/mixed/__init__.py": "",
+            "goods/mixed/deeper/module.py": "",
+            "goods/mixed/left.txt": "nobody's",
+        }
+    )
+    (folder / "goods/data/loop").symlink_to("../data")
+    from goods import reader  # type: ignore[import-not-found]
+
+    assert deliver(reader.within)("data/eu/rates.txt") == "eu"
+    receipt = deliver(reader.both).run()
+    assert receipt.value == ("x" * 100_000,) * 2 and receipt.usage.sent < 200_000
+    for name in ("code", "mixed"):
+        with pytest.raises(FileNotFoundError):
+            deliver(reader.within)(f"{name}/left.txt")
+
+
 def test_packages_in_archives_travel_without_their_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(tmp_path / "things.zip", "w") as archive:
         archive.writestr(
