@@ -10,7 +10,7 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from .exceptions import DeliveryOptionError
@@ -419,9 +419,15 @@ def _signature_of_builtin(func: types.BuiltinFunctionType) -> inspect.Signature 
 
 
 @overload
+def deliver(func: classmethod[Any, P, Coroutine[Any, Any, R]], /) -> UnboundRunner[P, R]: ...
+@overload
 def deliver(func: classmethod[Any, P, R], /) -> UnboundRunner[P, R]: ...
 @overload
+def deliver(func: staticmethod[P, Coroutine[Any, Any, R]], /) -> UnboundRunner[P, R]: ...
+@overload
 def deliver(func: staticmethod[P, R], /) -> UnboundRunner[P, R]: ...
+@overload
+def deliver(func: Callable[P, Coroutine[Any, Any, R]], /) -> Runner[P, R]: ...
 @overload
 def deliver(func: Callable[P, R], /) -> Runner[P, R]: ...
 @overload
@@ -445,9 +451,15 @@ class DeliveryBoyDecorator:
         self._options = Options.of(params)
 
     @overload
+    def __call__(self, func: classmethod[Any, P, Coroutine[Any, Any, R]], /) -> UnboundRunner[P, R]: ...
+    @overload
     def __call__(self, func: classmethod[Any, P, R], /) -> UnboundRunner[P, R]: ...
     @overload
+    def __call__(self, func: staticmethod[P, Coroutine[Any, Any, R]], /) -> UnboundRunner[P, R]: ...
+    @overload
     def __call__(self, func: staticmethod[P, R], /) -> UnboundRunner[P, R]: ...
+    @overload
+    def __call__(self, func: Callable[P, Coroutine[Any, Any, R]], /) -> Runner[P, R]: ...
     @overload
     def __call__(self, func: Callable[P, R], /) -> Runner[P, R]: ...
     def __call__(self, func: Any, /) -> Any:

@@ -200,7 +200,7 @@ def test_every_module_can_be_imported_alone() -> None:
 
 
 TYPED = """
-from deliveryboy_ng import Delivery, Receipt, deliver
+from deliveryboy_ng import Delivery, DeliveryBoyDecorator, Receipt, deliver
 
 @deliver
 def f(x: int, y: str = "a") -> float:
@@ -215,6 +215,15 @@ class C:
     def m(self, x: int) -> float:
         return x
 
+@deliver
+async def k(x: int) -> str:
+    return str(x)
+
+async def fetch(x: int) -> str:
+    return str(x)
+
+l = DeliveryBoyDecorator(timeout=3)(fetch)
+
 a: float = f(1)
 b: Delivery[float] = f.submit(1, y="b")
 c: Receipt = f.run(1)
@@ -222,7 +231,12 @@ d: str = g.with_options(timeout=4)(1)
 e: float = C().m(1)
 i: Delivery[float] = C().m.submit(1)
 
+m: str = k(1) + l(1) + deliver(staticmethod(fetch))(1)
+n: Delivery[str] = k.submit(1)
+
 async def wait() -> float:
+    o: str = await k.aio(1)
+    await k(1)  # wrong
     return await f.submit(3)
 
 f("x")  # wrong
