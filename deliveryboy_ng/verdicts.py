@@ -211,13 +211,20 @@ def _answered(receipt: Receipt, case: Case, status: bytes, payload: replies.Buff
             return _raised(receipt, case, *case.reader.exception(payload, _origin(receipt, case)))
     except DeliveryPickleError as problem:
         return _failed(receipt, Verdict.RETURNED if status == b"R" else Verdict.RAISED, problem)
-    ways = "Return its data instead"
-    if not case.options.trusted:
-        ways += " or name an enum, dataclass or named tuple in accepts=[...]"
-        if case.options.confinement is None:
-            ways += "; whom you trust with all that you may do yourself may send anything: trust=True"
-    text = f"{receipt.function} returned what cannot travel: {_text(payload)}. {ways}"
+    text = f"{receipt.function} returned what cannot travel: {_text(payload)}. {_ways_for(_text(payload), case.options)}"
     return _failed(receipt, Verdict.RETURNED, DeliveryPickleError(text))
+
+
+def _ways_for(said: str, options: Options) -> str:
+    ways = "Return its data instead"
+    if options.trusted:
+        return ways
+    if any(said.endswith(f" is a {kind.__module__}.{kind.__qualname__}") for kind in options.accepts):
+        return "accepts=[...] names an older class of that name, which was defined anew since: decorate again, with the new one"
+    ways += " or name an enum, dataclass or named tuple in accepts=[...]"
+    if options.confinement is None:
+        ways += "; whom you trust with all that you may do yourself may send anything: trust=True"
+    return ways
 
 
 def _raised(receipt: Receipt, case: Case, error: BaseException, limit: str) -> Receipt:

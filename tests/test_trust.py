@@ -184,6 +184,18 @@ def test_what_is_no_data_is_named_with_the_ways_out(chain: Any) -> None:
         receipt.unwrap()
 
 
+def test_a_class_that_was_defined_anew_since_it_was_accepted_is_told() -> None:
+    before = "from enum import Enum\nclass Shade(Enum):\n    DARK = 1\n"
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(before + "def work():\n    return [Shade.DARK]", namespace)
+    run = far_with(accepts=[namespace["Shade"]])(namespace["work"])
+    assert run() == [namespace["Shade"].DARK]
+    exec(before, namespace)
+    with pytest.raises(DeliveryPickleError, match=r"value\[0\] is a __main__.Shade. accepts=.* older .* anew .*decorate again"):
+        run()
+    assert run.with_options(accepts=[namespace["Shade"]])() == [namespace["Shade"].DARK]
+
+
 def test_whom_one_confines_is_not_to_be_trusted() -> None:
     with pytest.raises(DeliveryPickleError, match="accepts=") as caught:
         deliver(confinement=Confinement.strict())(lambda: Plain())()
