@@ -11,10 +11,8 @@ from typing import Any
 from . import modules as modules_
 from .worker import rebuild
 
-__all__ = ["MAIN", "ByName", "of_global", "of_mark", "of_method", "unwrapping_steps"]
+__all__ = ["ByName", "of_global", "of_mark", "of_method", "unwrapping_steps"]
 
-# A child that multiprocessing has spawned knows its parent's __main__ under another name, which nobody else does.
-MAIN = ("__main__", "__mp_main__")
 # What has no identity that matters, or travels by name as it is.
 _PLAIN = (
     type(None),
@@ -75,7 +73,7 @@ def _has(module: str, name: str, value: object) -> bool:
 def _marks(_: int) -> dict[int, ByName]:
     found: dict[int, ByName] = {}
     for place, module in list(sys.modules.items()):
-        if isinstance(module, types.ModuleType) and place not in MAIN:
+        if isinstance(module, types.ModuleType) and place not in rebuild.MAIN:
             for name, value in list(vars(module).items()):
                 if type(value) is object:
                     found.setdefault(id(value), ByName(place, name))
@@ -104,7 +102,7 @@ def _standard_library(_: int) -> dict[tuple[int, str], list[str]]:
     """Where what stands under a name, by identity and name."""
     found: dict[tuple[int, str], list[str]] = {}
     for place, module in list(sys.modules.items()):
-        if isinstance(module, types.ModuleType) and place not in (*MAIN, "builtins") and _is_of_the_library(place):
+        if isinstance(module, types.ModuleType) and place not in (*rebuild.MAIN, "builtins") and _is_of_the_library(place):
             for name, value in list(vars(module).items()):
                 if type(value) not in _PLAIN and not name.startswith("__"):
                     found.setdefault((id(value), name), []).append(place)

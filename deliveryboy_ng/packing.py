@@ -170,7 +170,7 @@ def _home(func: Any) -> str | None:
         func = func.func if isinstance(func, functools.partial) else func.__func__
     name = getattr(func, "__module__", None) or type(func).__module__
     # __main__ travels by value in any case, and looking for it would search the whole path.
-    spec = modules_.find_spec(name) if isinstance(name, str) and name not in naming.MAIN else None
+    spec = modules_.find_spec(name) if isinstance(name, str) and name not in rebuild.MAIN else None
     return name if spec is not None and modules_.kind_of(spec) in ("own", "library") else None
 
 
@@ -328,7 +328,7 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         self._needs_code(f"function {module}.{thing.__qualname__}")
         self._collector.scan(thing.__code__, modules_.package_of(thing.__globals__), f"imported in {thing.__qualname__}")
         make, args, (attributes, slots), *rest = self._dynamic_function_reduce(thing)
-        if args[1].get("__name__") == "__main__":
+        if args[1].get("__name__") in rebuild.MAIN:
             # Any namespace may call itself so; the first one's is the __main__ over there.
             self._main = self._main or thing.__globals__
             if thing.__globals__ is not self._main:
@@ -367,9 +367,9 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
 
     def _goes_by_value(self, module: Any) -> bool:
         """Whether what is defined in that module travels itself; so does what stands in no module that can be found."""
-        return (
-            module in self._by_value or module in naming.MAIN or not isinstance(module, str) or modules_.find_spec(module) is None
-        )
+        if module in self._by_value or module in rebuild.MAIN or not isinstance(module, str):
+            return True
+        return modules_.find_spec(module) is None
 
     def _needs_code(self, what: str) -> None:
         if not self._code_travels:
@@ -392,7 +392,9 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         return reconstructors.make_type_alias, (kind, thing.__name__, thing.__module__, *details)
 
     def _reduce_module(self, module: types.ModuleType) -> Any:
-        if modules_.is_module(module) and module.__name__ != "__main__":
+        if modules_.is_module(module):
+            if module.__name__ in rebuild.MAIN:
+                return rebuild.import_module, (rebuild.MAIN[0],)
             self._collector.add(module.__name__, "referred to by name", needed=True)
         return _translated(cp._module_reduce(module))
 

@@ -892,6 +892,58 @@ if __name__ == "__main__":
     assert result.stdout == b"5\n[9]\n", result.stderr.decode()
 
 
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_pools_and_pickle_within_a_call_find_what_is_of_a_spawned_childs_main(script: Any, method: str) -> None:
+    result = script(
+        f"METHOD = {method!r}"
+        """
+import enum
+import multiprocessing
+import pickle
+import sys
+from deliveryboy_ng import deliver
+
+class Kind(enum.Enum):
+    ONE = 1
+
+class Thing:
+    pass
+
+def square(x):
+    return x * x
+
+@deliver
+def pool():
+    with multiprocessing.get_context("fork").Pool(1) as made:
+        return made.map(square, [2, 3])
+
+@deliver
+def copy(module):
+    assert module.square is square
+    return type(pickle.loads(pickle.dumps(Thing()))) is Thing
+
+@deliver
+def refused():
+    global Made
+    class Made: pass
+    return Made()
+
+def child(number):
+    try:
+        refused()
+    except Exception as error:
+        refusal = "exists only there" in str(error)
+    copied = deliver(pickle.dumps)(Kind.ONE)
+    return pool(), copy(sys.modules[__name__]), pickle.loads(copied) is Kind.ONE, refusal
+
+if __name__ == "__main__":
+    with multiprocessing.get_context(METHOD).Pool(1) as workers:
+        print(workers.map(child, [1]))
+"""
+    )
+    assert result.stdout == b"[([4, 9], True, True, True)]\n", result.stderr.decode()
+
+
 def test_key_that_cannot_be_shown_does_not_hide_the_offender() -> None:
     class Shy:
         def __repr__(self) -> str:

@@ -108,7 +108,7 @@ def picklers() -> "list[Any]":
             if known is not None:
                 sys.modules.setdefault(REPLY_MODULE, sys.modules[__name__])
                 return yours, (known[1],)
-            if thing.__module__ == "__main__" or "<locals>" in thing.__qualname__:
+            if thing.__module__ in MAIN or "<locals>" in thing.__qualname__:
                 kind = "class" if isinstance(thing, type) else "function"
                 raise _pickle.PicklingError(
                     "%s %s.%s was made on the far side and exists only there" % (kind, thing.__module__, thing.__qualname__)
@@ -220,6 +220,8 @@ def fill(error: "Any", state: "Any") -> None:
 error.__module__ = fill.__module__ = REPLY_MODULE
 
 
+# A child that multiprocessing has spawned knows its parent's __main__ under another name, which nobody else does.
+MAIN = ("__main__", "__mp_main__")
 # Says of a namespace that it is not the caller's __main__, though it calls itself so.
 APART = "__deliveryboy_apart__"
 
@@ -231,9 +233,9 @@ def make_code(data: "Any") -> "Any":
 
 
 def make_function(code: "Any", base_globals: "Any", name: "Any", defaults: "Any", closure: "Any") -> "Any":
-    if base_globals.get("__name__") == "__main__" and APART not in base_globals:
+    if base_globals.get("__name__") in MAIN and APART not in base_globals:
         # What lived in the caller's __main__ lives in this one, so that pickle finds it here by name too.
-        main = vars(sys.modules["__main__"])
+        main = vars(main_called(base_globals["__name__"]))
         main.update({name: value for name, value in base_globals.items() if name not in _kept})
         file = base_globals.get("__file__")
         if isinstance(file, str) and not posix.access(file, posix.R_OK):
@@ -242,6 +244,11 @@ def make_function(code: "Any", base_globals: "Any", name: "Any", defaults: "Any"
         base_globals = main
     base_globals["__builtins__"] = __builtins__
     return FunctionType(code, base_globals, name, defaults, closure)
+
+
+def main_called(name: str) -> "Any":
+    """The module __main__, which from now on is found under that name, too."""
+    return sys.modules.setdefault(name, sys.modules["__main__"])
 
 
 def function_setstate(function: "Any", state: "Any") -> "Any":
@@ -263,7 +270,7 @@ def function_setstate(function: "Any", state: "Any") -> "Any":
             pass  # the cell is empty on the caller's side too
     for name, value in slots.items():
         setattr(function, name, value)
-    if function.__module__ == "__main__" and function.__qualname__.isidentifier():
+    if function.__module__ in MAIN and function.__qualname__.isidentifier():
         function.__globals__.setdefault(function.__name__, function)
 
 

@@ -198,8 +198,8 @@ def class_setstate(made: "Any", state: "Any") -> "Any":
         made.__firstlineno__ = attributes["__firstlineno__"]
     for subclass in registered:
         made.register(subclass)
-    if made.__module__ == "__main__" and made.__qualname__.isidentifier():
-        vars(sys.modules["__main__"]).setdefault(made.__name__, made)
+    if made.__module__ in rebuild.MAIN and made.__qualname__.isidentifier():
+        vars(rebuild.main_called(made.__module__)).setdefault(made.__name__, made)
     return made
 
 
