@@ -10,13 +10,13 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Never, ParamSpec, TypeVar, overload
 
 from .exceptions import DeliveryOptionError
 from .options import Options
 from .receipt import Receipt
-from .transports import describe
+from .transports import Transport, describe
 from .worker import call as call_process
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = ["DeliveryBox", "DeliveryBoy", "DeliveryBoyDecorator", "Runner", "deli
 # Seconds for which the session of asyncio's calls is kept without any.
 _IDLE = 10.0
 _making_executors = threading.Lock()
+_OF_AMAP = ("max_workers", "ordered", "return_exceptions", "executor")
 
 
 def _forget_in_child() -> None:
@@ -54,7 +55,8 @@ class Runner(Generic[P, R]):
 
     def __init__(self, func: Callable[P, R], options: Options | None = None, _bound: tuple[Any, ...] = ()) -> None:
         if not callable(func) and not isinstance(func, (classmethod, staticmethod)):
-            raise DeliveryOptionError(f"only what can be called can be delivered, not {func!r}")
+            hint = "; a transport goes by name: deliver(transport=...)" if isinstance(func, Transport) else ""
+            raise DeliveryOptionError(f"only what can be called can be delivered, not {func!r}{hint}")
         functools.update_wrapper(self, func, updated=())
         # What it has must not hide what a runner has.
         of_function = getattr(func, "__dict__", {})
@@ -128,6 +130,7 @@ class Runner(Generic[P, R]):
         return_exceptions: bool = False,
         progress: bool = False,
         executor: DeliveryExecutor | None = None,
+        **options: Never,
     ) -> Iterator[R]:
         """Like the built-in ``map``, several calls at a time over one session, each in a process of its own.
 
@@ -142,6 +145,7 @@ class Runner(Generic[P, R]):
         """
         from . import mapping
 
+        self._refuse_options("map", (*_OF_AMAP, "progress"), options)
         way = self._way(max_workers, ordered, return_exceptions, executor)
         return mapping.results(way, self, iterables, progress)
 
@@ -179,10 +183,12 @@ class Runner(Generic[P, R]):
         ordered: bool = True,
         return_exceptions: bool = False,
         executor: DeliveryExecutor | None = None,
+        **options: Never,
     ) -> AsyncIterator[R]:
         """:meth:`map` for asyncio: ``async for result in f.amap(xs)``; the iterables may be asynchronous ones."""
         from . import mapping
 
+        self._refuse_options("amap", _OF_AMAP, options)
         return mapping.amap(self._way(max_workers, ordered, return_exceptions, executor), self, iterables)
 
     def _warm(self) -> DeliveryExecutor:
@@ -204,6 +210,12 @@ class Runner(Generic[P, R]):
         self._refuse_asynchronous_generators()
         if self.streams:
             raise DeliveryOptionError(f"{self!r} is a generator: call it, and iterate over what it makes as it is made")
+
+    def _refuse_options(self, way: str, others: Iterable[str], given: Mapping[str, Any]) -> None:
+        if given:
+            Options.of(given, self.options, others)
+            name, named = getattr(self, "__name__", "runner"), ", ".join(f"{each}=..." for each in given)
+            raise DeliveryOptionError(f"{way} takes no options of calls; say {name}.with_options({named}).{way}(...)")
 
     def with_options(self, **options: Any) -> Runner[P, R]:
         """A runner of the same function with some options changed; this one stays as it is.

@@ -242,6 +242,7 @@ async def wait() -> float:
 f("x")  # wrong
 g()  # wrong
 j: int = g(1)  # wrong
+f.map([1], timeout=1)  # wrong
 C().m("x")  # wrong
 """
 

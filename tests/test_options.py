@@ -79,6 +79,25 @@ def test_unknown_option_is_refused_with_a_suggestion(given: dict[str, Any], hint
             make()
 
 
+def test_a_transport_that_is_no_keyword_is_told_how_to_be_given() -> None:
+    with pytest.raises(DeliveryOptionError, match=r"not Local\(.*transport="):
+        deliver(Local())  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    "given, hint",
+    [
+        ({"output": "capture", "timeout": 1}, r"add\.with_options\(output=\.\.\., timeout=\.\.\.\)\.{way}\("),
+        ({"max_worker": 1}, "unknown option 'max_worker'; did you mean 'max_workers'"),
+        ({"timeuot": 1}, "unknown option 'timeuot'; did you mean 'timeout'"),
+    ],
+)
+@pytest.mark.parametrize("way", ["map", "amap"])
+def test_options_of_calls_are_not_those_of_a_map(way: str, given: dict[str, Any], hint: str) -> None:
+    with pytest.raises(DeliveryOptionError, match=hint.replace("{way}", way)):
+        getattr(add, way)([1], **given)
+
+
 @pytest.mark.parametrize(
     "given",
     [
