@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from conftest import kill, processes_with, wait_until
 
+from deliveryboy_ng import CallInterrupted, Delivery, deliver
+
 INTERRUPTED = """
 import os, sys, signal, threading, time
 from deliveryboy_ng import deliver
@@ -58,6 +60,36 @@ def test_ctrl_c_reaches_the_call_first_and_kills_it_second(tmp_path: Path) -> No
             child.send_signal(signal.SIGINT)
         rest, errors = child.communicate(timeout=30)
         assert (rest, child.returncode) == (b"caught\n", 0), errors.decode()
+
+
+class InterruptsWhenUnpacked:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return signal.raise_signal, (signal.SIGINT,)
+
+
+def test_ctrl_c_before_the_function_has_begun_interrupts_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its process gets ready it is kept, while it unpacks the box it comes at once."""
+
+    def sleep(*args: object) -> None:
+        import time
+
+        time.sleep(1000)
+
+    slow = deliver(sleep, output="capture")
+    receipt = slow.run(InterruptsWhenUnpacked())
+    assert (type(receipt.exception), receipt.stderr) == (CallInterrupted, b"")
+
+    note = Delivery._note_start
+
+    def interrupt(delivery: Delivery[Any], pid: int, remote_pid: int | None) -> None:
+        note(delivery, pid, remote_pid)
+        delivery.request("interrupt")
+
+    monkeypatch.setattr(Delivery, "_note_start", interrupt)
+    for _ in range(10):
+        with pytest.raises(KeyboardInterrupt) as caught:
+            slow.submit().result()
+        assert isinstance(caught.value.__cause__, CallInterrupted), caught.value.__cause__
 
 
 def test_caller_killed_takes_the_call_with_it(chain: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -88,33 +88,20 @@ def run(setup: "dict[str, Any]", box: "list[Any]") -> int:
     # Given back at once when memory is refused: what has to be done then needs some.
     spare = [bytearray(_SPARE)] if setup["limits"] else []
     try:
-        limit = _limiter(setup, box)
-        held, packages = preparing.prepare(setup) if _ahead is None else (_ahead, None)
-        if _ahead is not None and setup["cwd"] is not None:
-            # It may be another folder of that name by now.
-            preparing.enter(setup["cwd"])
-        if setup["guard"]:
-            # Nothing of the caller's is unpacked or imported before this.
-            answer.tell(held + limit())
-        if packages is not None:
-            # Not before: what is installed may run something of its own at every start (.pth files).
-            preparing.start_site(packages)
-        function, args, kwargs = _unpack(box)
-        if not setup["guard"]:
-            # The import of what was shipped is not the function's doing; a small limit shall not break it.
-            answer.tell(limit())
+        try:
+            held, (function, args, kwargs) = _get_ready(setup, box)
+            value = _call(function, args, kwargs)
+            if setup["stream"]:
+                value = answer.stream(value)
+        finally:
+            # From here on an interrupt comes too late; it is kept, and told by the exit code.
+            _signal.signal(_signal.SIGINT, answer.note_interrupt)
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
     except preparing.Refusal as error:
         return answer.reply(b"E", str(error).encode("utf-8", "replace"))
-    except BaseException as error:
+    except NotUnpacked as error:
         spare.clear()
-        return answer.reply(b"L", answer.pack_failure(error))
-    try:
-        value = _call(function, args, kwargs)
-        if setup["stream"]:
-            value = answer.stream(value)
-        # From here on an interrupt comes too late; it is kept, and told by the exit code.
-        _signal.signal(_signal.SIGINT, answer.note_interrupt)
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
+        return answer.reply(b"L", answer.pack_failure(error.args[0]))
     except BaseException as error:
         return _fail(error, spare)
     if setup["template"] and answer.is_ours():
@@ -125,6 +112,41 @@ def run(setup: "dict[str, Any]", box: "list[Any]") -> int:
         value = None
         return _fail(error, spare)
     return answer.reply(b"R", reply, answer.leave, bool(setup["bulk"]))
+
+
+class NotUnpacked(Exception):
+    """The box, or what has to be there before it, has failed."""
+
+
+def _get_ready(setup: "dict[str, Any]", box: "list[Any]") -> "tuple[list[str], Any]":
+    """What the process is held to, and the function with its arguments.
+
+    :raises NotUnpacked: if there are none
+    :raises KeyboardInterrupt: if that was interrupted, as the function itself may be
+    """
+    try:
+        limit = _limiter(setup, box)
+        held, packages = preparing.prepare(setup) if _ahead is None else (_ahead, None)
+        if _ahead is not None and setup["cwd"] is not None:
+            # It may be another folder of that name by now.
+            preparing.enter(setup["cwd"])
+        if setup["guard"]:
+            # Nothing of the caller's is unpacked or imported before this.
+            answer.tell(held + limit())
+        # What has come since the fork is heard now, as whatever comes until the function is over.
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        if packages is not None:
+            # Not before: what is installed may run something of its own at every start (.pth files).
+            preparing.start_site(packages)
+        unpacked = _unpack(box)
+        if not setup["guard"]:
+            # The import of what was shipped is not the function's doing; a small limit shall not break it.
+            answer.tell(limit())
+    except (preparing.Refusal, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise NotUnpacked(error) from None
+    return held, unpacked
 
 
 def _fail(error: BaseException, spare: "list[bytearray]") -> int:
@@ -161,7 +183,10 @@ def prepare_ahead(setup: "dict[str, Any]") -> None:
 
 
 def _become_ordinary(parent: int) -> None:
-    """Undo what only the supervisor needs: this process is the caller's, and as he would start it himself."""
+    """Undo what only the supervisor needs: this process is the caller's, and as he would start it himself.
+
+    Signals stay blocked until there is somebody to hear them.
+    """
     _signal.set_wakeup_fd(-1)
     system.die_with(parent)
     if system.niceness:
@@ -171,7 +196,6 @@ def _become_ordinary(parent: int) -> None:
             pass  # below 0, in a user namespace
     for number, handler in system.changed_signals() if system.changed is None else system.changed:
         _signal.signal(number, handler)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
 def _become_template(held: "list[str]") -> "NoReturn":

@@ -49,10 +49,13 @@ def _has_answered(keeper: "supervisor.Supervisor", call: "ledger.Call") -> bool:
 
 
 def _interrupt(call: "ledger.Call") -> bool:
-    """Whether it reached the function: one that is over, and has not told yet, has blocked it."""
-    begun = processes.takes(call.pid, _signal.SIGINT)
+    """Whether it reaches the function: one that is over, and has not told yet, has blocked it.
+
+    One that has not begun has blocked SIGTERM, too, and will hear of both.
+    """
+    takes = processes.takes(call.pid, _signal.SIGINT, _signal.SIGTERM)
     sent = system.kill_quietly(-call.pid, _signal.SIGINT) or system.kill_quietly(call.pid, _signal.SIGINT)
-    return begun and sent and not processes.is_left_pending(call.pid, _signal.SIGINT)
+    return takes and sent and not processes.is_left_pending(call.pid, _signal.SIGINT, _signal.SIGTERM)
 
 
 def end(call: "ledger.Call", reason: str) -> None:

@@ -19,22 +19,31 @@ _LONGEST_CLEANING = 0.5
 MOST_ENDED = 1000
 
 
-def takes(pid: int, signal: int) -> bool:
-    """Whether the process lives and has not blocked that signal."""
+def takes(pid: int, signal: int, later: int) -> bool:
+    """Whether the process lives and has not blocked that signal, or only together with *later*: then it will take both."""
     try:
         status = system.read("/proc/%d/status" % pid)
     except OSError:
         return False
-    return b"\nState:\tZ" not in status and not _mask(status, b"SigBlk") >> (signal - 1) & 1
+    return b"\nState:\tZ" not in status and not _blocks(status, signal, later)
 
 
-def is_left_pending(pid: int, signal: int) -> bool:
-    """Whether that signal has been sent to the process, which has blocked it."""
+def is_left_pending(pid: int, signal: int, later: int) -> bool:
+    """Whether that signal has been sent to the process, which has blocked it, and not together with *later*."""
     try:
         status = system.read("/proc/%d/status" % pid)
     except OSError:
         return False
-    return bool((_mask(status, b"ShdPnd") & _mask(status, b"SigBlk")) >> (signal - 1) & 1)
+    return _blocks(status, signal, later) and _has(_mask(status, b"ShdPnd"), signal)
+
+
+def _blocks(status: bytes, signal: int, later: int) -> bool:
+    blocked = _mask(status, b"SigBlk")
+    return _has(blocked, signal) and not _has(blocked, later)
+
+
+def _has(mask: int, signal: int) -> bool:
+    return bool(mask >> (signal - 1) & 1)
 
 
 def _mask(status: bytes, name: bytes) -> int:
