@@ -23,6 +23,7 @@ from typing import Any
 
 from . import arrays, bounds
 from .bounds import Undecodable
+from .worker import system
 
 __all__ = ["Undecodable", "decode"]
 
@@ -57,6 +58,8 @@ def decode(data: bytes | bytearray | memoryview, accepts: Mapping[str, type], pi
     except Undecodable:
         raise
     except Exception as error:
+        if system.is_of_a_handler(error):
+            raise
         raise Undecodable(f"{type(error).__name__}: {str(error)[:500]}") from error
 
 
@@ -475,6 +478,8 @@ def _constructed(kind: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[
     try:
         return kind(*args, **kwargs)
     except Exception as error:
+        if system.is_of_a_handler(error):
+            raise
         raise Undecodable(f"{getattr(kind, '__name__', kind)} refuses its fields: {type(error).__name__}: {error}") from error
 
 

@@ -26,7 +26,7 @@ from .journey import Journey
 from .limits import Limits
 from .options import Options
 from .transports import describe
-from .worker import reconstructors
+from .worker import reconstructors, system
 
 __all__ = ["DeliveryExecutor"]
 
@@ -132,6 +132,8 @@ class DeliveryExecutor(concurrent.futures.Executor):
         try:
             journey = self._journey(fn, args, kwargs)
         except Exception as problem:
+            if system.is_of_a_handler(problem):
+                raise
             delivery = Delivery(None, getattr(fn, "__qualname__", repr(fn)))
             self._dispatcher.check()
             delivery.settle(None, problem)

@@ -33,7 +33,7 @@ import cloudpickle.cloudpickle as cp
 from . import classes, naming
 from . import modules as modules_
 from .exceptions import DeliveryPackingError, VersionMismatchError
-from .worker import bulk, rebuild, reconstructors
+from .worker import bulk, rebuild, reconstructors, system
 
 __all__ = ["Box", "pack"]
 
@@ -189,6 +189,8 @@ def _pack(
     except DeliveryPackingError:
         raise
     except Exception as error:
+        if system.is_of_a_handler(error):
+            raise
         attempt = functools.partial(_can_travel, collector=collector, by_value=by_value, code_travels=code_travels)
         from .offender import find
 
@@ -214,7 +216,9 @@ def _pack(
 def _can_travel(thing: Any, collector: modules_.Collector, by_value: set[str | None], code_travels: bool) -> bool:
     try:
         BoxPickler(io.BytesIO(), collector, by_value, code_travels).dump(thing)
-    except Exception:
+    except Exception as error:
+        if system.is_of_a_handler(error):
+            raise
         return False
     return True
 

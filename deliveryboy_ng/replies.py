@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from .exceptions import DeliveryPickleError
 from .tracebacks import Origin, shown, stand_in, with_frames
-from .worker import rebuild
+from .worker import rebuild, system
 
 __all__ = ["Data", "Known", "Pickles", "Reader"]
 
@@ -63,6 +63,8 @@ class Pickles:
         try:
             return _Unpickler(data, self.own, pieces).load()
         except Exception as error:
+            if system.is_of_a_handler(error):
+                raise
             raise _unreadable("returned, but its value cannot be rebuilt here", error) from error
 
     def exception(self, data: Buffer, origin: Origin) -> tuple[BaseException, str]:
@@ -73,6 +75,8 @@ class Pickles:
                 _link(error, place, records, errors)
             return errors[0], str(records[0]["limit"])
         except Exception as error:
+            if system.is_of_a_handler(error):
+                raise
             raise _unreadable("raised, but its exception cannot be read", error) from error
 
 
@@ -136,6 +140,8 @@ def _unpickled(record: dict[str, Any], own: Mapping[str, Any]) -> tuple[BaseExce
     try:
         error = _Unpickler(record["packed"], own).load()
     except Exception as failure:
+        if system.is_of_a_handler(failure):
+            raise
         return None, f"{type(failure).__name__}: {failure}"
     return (error, "") if isinstance(error, BaseException) else (None, "it unpickled to something else")
 

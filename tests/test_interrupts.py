@@ -6,14 +6,17 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import kill, processes_with, wait_until
 
-from deliveryboy_ng import CallInterrupted, Delivery, deliver
+from deliveryboy_ng import CallInterrupted, Delivery, DeliveryExecutor, deliver
 
 INTERRUPTED = """
 import os, sys, signal, threading, time
@@ -247,3 +250,70 @@ print("handled")
 """
     )
     assert result.stdout == b"handled\n", result.stderr
+
+
+class TimeIsOver(Exception):
+    pass
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    def handler(signum: int, frame: object) -> None:
+        raise TimeIsOver
+
+    before = signal.signal(signal.SIGALRM, handler)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+def ring() -> None:
+    """Where somebody hears it."""
+    import signal
+
+    if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+        signal.raise_signal(signal.SIGALRM)
+
+
+class RingsWhenPacked:
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.times -= 1
+        if not self.times:
+            ring()
+        return dict, ()
+
+
+class RingsWhenRebuilt(Exception):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ring, ()
+
+
+@dataclass
+class RingsAsData:
+    def __post_init__(self) -> None:
+        ring()
+
+
+def returns(kind: type) -> Any:
+    return kind()
+
+
+def raises(kind: type[BaseException]) -> None:
+    raise kind
+
+
+def test_what_a_signal_handler_raises_comes_out_as_it_is(alarm: None) -> None:
+    with pytest.raises(TimeIsOver):
+        deliver(print)(RingsWhenPacked(1))
+    with pytest.raises(TimeIsOver):
+        # While it is looked for what cannot travel.
+        deliver(print)(RingsWhenPacked(2), threading.Lock())
+    with DeliveryExecutor(1) as executor, pytest.raises(TimeIsOver):
+        executor.submit(print, RingsWhenPacked(1))
+    for function in (returns, raises):
+        with pytest.raises(TimeIsOver):
+            deliver(function)(RingsWhenRebuilt)
+    with pytest.raises(TimeIsOver):
+        deliver(trust=False, accepts=[RingsAsData])(returns)(RingsAsData)

@@ -86,21 +86,9 @@ def pack_last(value: object) -> "Any":
         error.args = ("while the answer was packed, which takes as much memory again as the answer has",)
         raise
     except BaseException as error:
-        if _is_of_a_handler(error):
+        if system.is_of_a_handler(error):
             raise
         raise CannotTravel(error) from None
-
-
-def _is_of_a_handler(error: BaseException) -> bool:
-    """Whether it comes from a signal that came just now."""
-    handlers = [_signal.getsignal(number) for number in range(1, _signal.NSIG)]
-    codes = [getattr(handler, "__code__", None) for handler in handlers]
-    traceback = error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code in codes:
-            return True
-        traceback = traceback.tb_next
-    return False
 
 
 def _size_of(part: "Any") -> int:

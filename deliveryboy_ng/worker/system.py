@@ -146,6 +146,18 @@ def changed_signals() -> "list[tuple[int, Any]]":
     return found
 
 
+def is_of_a_handler(error: BaseException) -> bool:
+    """Whether it was raised by the handler of a signal that came just now, and has nothing to do with what was being done."""
+    handlers = [_signal.getsignal(number) for number in range(1, _signal.NSIG)]
+    codes = [getattr(handler, "__code__", None) for handler in handlers]
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code in codes:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
 def come_first(children_too: bool = False) -> None:
     """Be scheduled before what there is to be watched, where rights allow it.
 
