@@ -17,6 +17,7 @@ from .exceptions import CallCancelled
 from .journey import Journey
 from .limits import parse_duration
 from .receipt import Receipt
+from .worker import system
 
 __all__ = ["Delivery"]
 
@@ -76,8 +77,17 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
         delivery = cls(journey)
         thread = threading.Thread(target=delivery._travel, args=(journey,), name=f"deliveryboy {journey.name}", daemon=True)
         _alone[thread] = delivery
-        thread.start()
-        return delivery
+        try:
+            thread.start()
+            return delivery
+        except BaseException as problem:
+            # A signal has come, and nobody will ever hold the delivery; but the thread may well have begun.
+            delivery.cancel()
+            cause = problem.__context__
+            if isinstance(problem, KeyError) and cause is not None and system.is_of_a_handler(cause):
+                # Thread.start() clears up what the new thread has cleared up already.
+                raise cause from cause.__cause__
+            raise
 
     @property
     def journey(self) -> Journey:

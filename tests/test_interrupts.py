@@ -317,3 +317,23 @@ def test_what_a_signal_handler_raises_comes_out_as_it_is(alarm: None) -> None:
             deliver(function)(RingsWhenRebuilt)
     with pytest.raises(TimeIsOver):
         deliver(trust=False, accepts=[RingsAsData])(returns)(RingsAsData)
+
+
+def test_a_call_whose_start_was_interrupted_does_not_run_on(alarm: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
+    start, limbo = getattr(threading, name), vars(threading)["_limbo"]
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        start(*args, **kwargs)
+        # Then Thread.start() has nothing more to clear up, and fails at that.
+        assert wait_until(lambda: not limbo)
+        ring()
+
+    before = threading.enumerate()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, name, interrupted)
+        with pytest.raises(TimeIsOver):
+            deliver(time.sleep).submit(1000)
+    for thread in set(threading.enumerate()) - set(before):
+        thread.join(20)
+        assert not thread.is_alive()
