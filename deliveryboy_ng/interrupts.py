@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import weakref
 from collections.abc import Callable
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Protocol, TypeVar
@@ -34,24 +36,27 @@ class Interrupts:
 
     def __init__(self, owner: Interruptible) -> None:
         self._owner = owner
-        self._installed = False
+        self._handler: _Handler | None = None
+        self.opened_in: FrameType | None = None
         self._is_late = False
 
     @uninterrupted
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._installed = True
-            signal.signal(signal.SIGINT, self._pass_on)
+        if threading.current_thread() is threading.main_thread() and _is_ordinary(signal.getsignal(signal.SIGINT)):
+            self._handler, self.opened_in = _Handler(self), sys._getframe(1)
+            signal.signal(signal.SIGINT, self._handler)
         return self
 
     @uninterrupted
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._installed and signal.getsignal(signal.SIGINT) == self._pass_on:
+        if self._handler is not None and signal.getsignal(signal.SIGINT) is self._handler:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.opened_in = None
         if self._is_late:
             raise KeyboardInterrupt
 
-    def _pass_on(self, signum: int, frame: FrameType | None) -> None:
+    def pass_on(self, frame: FrameType | None) -> None:
+        """The handler's work."""
         if self._owner.request("interrupt") > 1:
             # The caller's own code, a receiver of output say, is busy and does not let the first one through.
             while frame is not None:
@@ -60,3 +65,30 @@ class Interrupts:
                     return
                 frame = frame.f_back
             raise KeyboardInterrupt
+
+
+class _Handler:
+    """Python's own, once its call is over: another handler may raise where nothing can put that in its place again."""
+
+    def __init__(self, interrupts: Interrupts) -> None:
+        self._interrupts = weakref.ref(interrupts)
+
+    def find(self, frame: FrameType | None) -> Interrupts | None:
+        """Whose it is, if they are open: what an exception holds may still exist when they are not."""
+        interrupts = self._interrupts()
+        while interrupts is not None and frame is not None:
+            if frame is interrupts.opened_in:
+                return interrupts
+            frame = frame.f_back
+        return None
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        interrupts = self.find(frame)
+        if interrupts is None:
+            signal.default_int_handler(signum, frame)
+        else:
+            interrupts.pass_on(frame)
+
+
+def _is_ordinary(handler: object) -> bool:
+    return handler is signal.default_int_handler or (isinstance(handler, _Handler) and handler.find(sys._getframe()) is None)

@@ -337,3 +337,43 @@ def test_a_call_whose_start_was_interrupted_does_not_run_on(alarm: None, monkeyp
     for thread in set(threading.enumerate()) - set(before):
         thread.join(20)
         assert not thread.is_alive()
+
+
+def test_ctrl_c_is_python_s_own_again_when_another_handler_raised_on_the_way(script: Any) -> None:
+    result = script(
+        """
+import signal, sys
+from deliveryboy_ng import deliver
+from deliveryboy_ng.interrupts import Interrupts
+
+class Alarm(Exception): pass
+
+def alarm(*args):
+    raise Alarm
+
+def interrupt(frame, event, argument):
+    if frame.f_code is code and event == when:
+        sys.setprofile(None)
+        signal.raise_signal(signal.SIGALRM)
+
+def ctrl_c():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        return True
+
+signal.signal(signal.SIGALRM, alarm)
+runner = deliver(lambda: None)
+for code, when in ((Interrupts.__enter__.__code__, "return"), (Interrupts.__exit__.__code__, "call")):
+    kept = None
+    try:
+        sys.setprofile(interrupt)
+        runner()
+    except Alarm as error:
+        kept = error
+        print("alarm", ctrl_c())
+    runner()
+    print(ctrl_c(), signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+    )
+    assert result.stdout.split() == [b"alarm", b"True", b"True", b"True"] * 2, (result.stdout, result.stderr)
