@@ -40,6 +40,8 @@ _live: weakref.WeakSet[Wire] = weakref.WeakSet()
 # No other thread forks the caller while one starts a process: its child would keep the far ends of the pipes.
 _starting = threading.RLock()
 _forking = threading.local()
+# Processes that have been left to themselves.
+_unwaited: list[subprocess.Popen[bytes]] = []
 # Seconds.
 _LONGEST_START = 2.0
 
@@ -112,6 +114,7 @@ class Wire:
         _live.add(self)
         try:
             with _starting:
+                _unwaited[:] = [process for process in _unwaited if process.poll() is None]
                 self._start(argv, detached)
         except BaseException:
             # Whatever was started reads the end of its stdin, and leaves.
@@ -357,9 +360,13 @@ class Wire:
         _live.discard(self)
 
     def abandon(self) -> None:
-        """Leave the process to itself; a thread waits for its end, so that no zombie stays."""
+        """Leave the process to itself; a thread waits for its end, or, where there can be none, the next start does."""
         self.forget()
-        threading.Thread(target=self._process.wait, name=f"deliveryboy reaper of {self.pid}", daemon=True).start()
+        try:
+            threading.Thread(target=self._process.wait, name=f"deliveryboy reaper of {self.pid}", daemon=True).start()
+        except RuntimeError:
+            with _starting:
+                _unwaited.append(self._process)
 
     @uninterrupted
     def close(self) -> None:

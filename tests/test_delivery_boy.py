@@ -160,6 +160,21 @@ def test_asynchronous_pid_is_the_interpreters_without_a_transport(tmp_path: Path
         assert wait_until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"), 10)
 
 
+def test_asynchronous_needs_no_thread_to_be_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        pid = deliver(asynchronous=True)(print)()
+
+    def is_waited_for_by_the_next() -> bool:
+        deliver(len)("")
+        return not os.path.exists(f"/proc/{pid}")
+
+    assert wait_until(is_waited_for_by_the_next, 10), "a zombie stayed"
+
+
 def test_asynchronous_outlives_its_caller(script: Any, tmp_path: Path) -> None:
     target = tmp_path / "done"
     result = script(
