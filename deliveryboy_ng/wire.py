@@ -121,6 +121,7 @@ class Wire:
             self.forget()
             raise
 
+    @uninterrupted
     def _start(self, argv: Sequence[str], detached: bool) -> None:
         far: list[int] = []
         try:

@@ -377,3 +377,31 @@ for code, when in ((Interrupts.__enter__.__code__, "return"), (Interrupts.__exit
 """
     )
     assert result.stdout.split() == [b"alarm", b"True", b"True", b"True"] * 2, (result.stdout, result.stderr)
+
+
+def test_impatience_does_not_forget_a_transport_that_is_being_started(script: Any) -> None:
+    result = script(
+        """
+import os, signal, sys
+from deliveryboy_ng import deliver
+
+def interrupt(frame, event, argument):
+    if event == "c_return" and argument.__name__ == "fork_exec":
+        sys.setprofile(None)
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+
+runner = deliver(lambda: None)
+runner()
+try:
+    sys.setprofile(interrupt)
+    runner()
+except KeyboardInterrupt:
+    print("interrupted")
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("nothing stays")
+"""
+    )
+    assert result.stdout == b"interrupted\nnothing stays\n", result
