@@ -53,7 +53,11 @@ def _fork_twice(files: "list[int]", supervisor: int) -> None:
 
 def _fork_away(files: "list[int]", supervisor: int) -> "NoReturn":
     middle = posix.getpid()
-    if posix.fork():
+    try:
+        child = posix.fork()
+    except OSError:
+        posix._exit(0)  # as above
+    if child:
         posix._exit(0)
     # Whoever adopts it is its parent from then on: the supervisor, or nobody who matters.
     while posix.getppid() == middle:
