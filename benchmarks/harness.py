@@ -23,6 +23,7 @@ class Subject:
     :ivar most: the largest ratio to that which is accepted
     :ivar least: the smallest
     :ivar calls: calls that it makes each time
+    :ivar pause: seconds before each time, which are not counted
     """
 
     name: str
@@ -31,6 +32,7 @@ class Subject:
     most: float | None = None
     least: float | None = None
     calls: int = 1
+    pause: float = 0.0
 
 
 @dataclass
@@ -94,7 +96,7 @@ class Table:
 class Curve:
     """How something grows.
 
-    :ivar lines: by name, a value for each of *xs*
+    :ivar lines: by name, for each of *xs* the values that were measured
     :ivar limit: the same for what no library could go beyond
     """
 
@@ -102,39 +104,48 @@ class Curve:
     x: str
     y: str
     xs: list[float]
-    lines: dict[str, list[float]]
-    limit: tuple[str, list[float]]
+    lines: dict[str, list[list[float]]]
+    limit: tuple[str, list[list[float]]]
     logarithmic: bool = False
 
     def __str__(self) -> str:
-        columns = {**self.lines, self.limit[0]: self.limit[1]}
-        widths = [max(12, len(name) + 2) for name in columns]
-        head = f"{self.x:>24}" + "".join(f"{name:>{width}}" for name, width in zip(columns, widths, strict=True))
-        lines = [f"{self.title}: {self.y}", head]
+        columns = {name: list(map(_spread, values)) for name, values in (*self.lines.items(), self.limit)}
+        widths = [max(len(name), *map(len, texts)) + 2 for name, texts in columns.items()]
+        head = f"{self.x:>28}" + "".join(f"{name:>{width}}" for name, width in zip(columns, widths, strict=True))
+        lines = [f"{self.title}: {self.y}, half of them in brackets", head]
         for place, x in enumerate(self.xs):
-            values = (f"{column[place]:>{width}.3f}" for column, width in zip(columns.values(), widths, strict=True))
-            lines.append(f"{x:>24g}" + "".join(values))
+            texts = (f"{column[place]:>{width}}" for column, width in zip(columns.values(), widths, strict=True))
+            lines.append(f"{x:>28g}" + "".join(texts))
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
         """For a file."""
-        return dict(vars(self))
+        medians = {name: list(map(statistics.median, values)) for name, values in (*self.lines.items(), self.limit)}
+        return {**vars(self), "medians": medians}
 
     def draw(self, folder: Path) -> Path:
-        """Lines, and the limit dashed."""
+        """Lines of medians, and the limit dashed."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6, 3.6), layout="constrained")
         axes = figure.add_subplot(title=self.title, xlabel=self.x, ylabel=self.y)
         for name, values in self.lines.items():
-            axes.plot(self.xs, values, marker="o", label=name)
-        axes.plot(self.xs, self.limit[1], linestyle="--", color="gray", label=self.limit[0])
+            axes.plot(self.xs, list(map(statistics.median, values)), marker="o", label=name)
+        name, values = self.limit
+        axes.plot(self.xs, list(map(statistics.median, values)), linestyle="--", color="gray", label=name)
         if self.logarithmic:
             axes.set_xscale("log")
             axes.set_yscale("log")
         axes.set_ylim(bottom=None if self.logarithmic else 0)
         axes.legend()
         return _save(figure, folder, self.title)
+
+
+def _spread(values: Sequence[float]) -> str:
+    """The median, and between what half of them lie."""
+    low, _, high = _quartiles(values)
+    spread = f" ({low:.3f} - {high:.3f})" if len(values) > 1 else ""
+    return f"{statistics.median(values):.3f}{spread}"
 
 
 def _save(figure: Any, folder: Path, title: str) -> Path:
@@ -163,12 +174,8 @@ def measure(title: str, subjects: Iterable[Subject], rounds: int, gaps: Iterable
             kept.append(subject)
         except Exception as error:
             left_out.append(f"{subject.name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-    times: dict[str, list[float]] = {subject.name: [] for subject in kept}
-    for _ in range(rounds):
-        for subject in kept:
-            start = time.perf_counter()
-            subject.call()
-            times[subject.name].append((time.perf_counter() - start) / subject.calls)
+    found = turns([subject.call for subject in kept], rounds, [subject.pause for subject in kept])
+    times = {subject.name: [each / subject.calls for each in own] for subject, own in zip(kept, found, strict=True)}
     medians = {name: statistics.median(found) for name, found in times.items()}
     rows = [
         Row(each.name, times[each.name], medians[each.name] / medians[each.base or each.name], each.most, each.least)
@@ -176,6 +183,21 @@ def measure(title: str, subjects: Iterable[Subject], rounds: int, gaps: Iterable
         if (each.base or each.name) in medians
     ]
     return Table(title, rows, left_out)
+
+
+def turns(calls: Sequence[Call], rounds: int, pauses: Sequence[float] = ()) -> list[list[float]]:
+    """The seconds of each, while all are called in turn.
+
+    :param pauses: seconds before each, which are not counted
+    """
+    found: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, pause, times in zip(calls, pauses or [0.0] * len(calls), found, strict=True):
+            time.sleep(pause)
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+    return found
 
 
 @contextlib.contextmanager
@@ -189,13 +211,3 @@ def opened(makers: dict[str, Callable[[], contextlib.AbstractContextManager[Call
             except Exception as error:
                 gaps.append(f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
         yield calls, gaps
-
-
-def seconds(call: Call, times: int = 1) -> float:
-    """The median of so many calls."""
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
