@@ -13,6 +13,14 @@ def same(x: object) -> object:
     return x
 
 
+_held: "list[bytearray]" = []
+
+
+def hold(size: int) -> None:
+    """Keep so much memory, of which every page has been written to."""
+    _held.append(bytearray(b"x") * size)
+
+
 def spin(duration: float) -> None:
     """Use a processor for so long."""
     end = time.process_time() + duration

@@ -26,10 +26,10 @@ def _answer(pipe: Any) -> None:
     pipe.send(nothing(1))
 
 
-def spawned() -> object:
+def in_a_process(context: Any) -> object:
     """multiprocessing: a process and a pipe."""
-    here, there = _SPAWN.Pipe()
-    process = _SPAWN.Process(target=_answer, args=(there,))
+    here, there = context.Pipe()
+    process = context.Process(target=_answer, args=(there,))
     process.start()
     found = here.recv()
     process.join()
@@ -119,7 +119,7 @@ def results(rounds: int, host: str) -> Iterator[Table]:
     """Two tables."""
     cold = [
         Subject(COLD, functools.partial(deliver(nothing), 1)),
-        Subject("multiprocessing, spawn", spawned, COLD, least=3),
+        Subject("multiprocessing, spawn", functools.partial(in_a_process, _SPAWN), COLD, least=3),
         Subject("execnet", execnet_cold, COLD, least=3),
         Subject("ProcessPoolExecutor, spawn", executor_spawned, COLD),
         Subject("pebble, spawn", pebble_cold, COLD, least=5),
