@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from deliveryboy_ng import DeliveryExecutor, Ssh, Sudo, Unshare, deliver
+from deliveryboy_ng import Bubblewrap, DeliveryExecutor, Ssh, Sudo, Unshare, deliver
 
 from .functions import same
 from .harness import Call, Subject, Table, measure, opened
@@ -99,6 +99,7 @@ def results(rounds: int, host: str, megabytes: int = 100) -> Iterator[Table]:
     transports: dict[str, dict[str, Any]] = {
         "local": {},
         "unshare": {"transport": Unshare(pid=True)},
+        "bwrap": {"transport": Bubblewrap()},
         "sudo -u root": {"transport": Sudo(), "executable": sys.executable},
         "text": {"transport": ["env"], "trust": True},
     }
