@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import errno
 import gc
 import importlib.util
@@ -16,8 +17,10 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import uuid
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -411,12 +414,21 @@ def test_an_end_that_was_asked_for_is_no_loss_to_be_made_good(tmp_path: Path) ->
 CALLS = int(os.environ.get("DELIVERYBOY_CALLS", "1000"))
 
 
+@contextlib.contextmanager
+def traced_memory() -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.timeout(3600)
 def test_many_calls_leave_nothing_behind() -> None:
     """A thousand in the suite; a hundred thousand were run once."""
-    with DeliveryExecutor(4, output="discard") as executor:
+    with DeliveryExecutor(4, output="discard") as executor, traced_memory():
         pid = executor.submit(processes).receipt().pid or 0
-        list(executor.map(add, range(50)))
+        list(executor.map(add, range(500), buffersize=50))
 
         def held() -> tuple[int, ...]:
             """Descriptors here and there, threads, and the supervisor's children."""
@@ -424,15 +436,22 @@ def test_many_calls_leave_nothing_behind() -> None:
             here, there = len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{pid}/fd"))
             return here, there, threading.active_count(), len(children)
 
+        def memory() -> tuple[int, ...]:
+            """Bytes that Python holds here, which memory that was freed before may hide; and the two processes' own."""
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0], conftest.own_memory(os.getpid()), conftest.own_memory(pid)
+
         def held_at_last() -> tuple[int, ...]:
             """Four wait for calls, and none is ending any more."""
             assert conftest.wait_until(lambda: held()[-1] == 4 and held() == (time.sleep(0.1), held())[1])
             return held()
 
-        before = held_at_last()
+        before, used = held_at_last(), memory()
         for number, value in enumerate(executor.map(add, range(CALLS), buffersize=50)):
             assert value == number + 1
         assert held_at_last() == before
+        more = [(now - then) / max(CALLS, 1000) for now, then in zip(memory(), used, strict=True)]
+        assert more[0] < 100 and max(more) < 500, more
         assert executor.submit(processes).receipt().pid == pid, "it was one session throughout"
 
 
