@@ -222,7 +222,19 @@ def test_fork_bomb_ends_at_the_timeout(chain: Any) -> None:
 # --- a thousand calls -----------------------------------------------------------------------------------------------
 
 
-def fates() -> dict[str, Callable[[], Receipt]]:
+def fates(submit: Callable[..., Any] | None = None) -> dict[str, Callable[[], Receipt]]:
+    """Ways for a call to end, each cold.
+
+    :param submit: an executor's, of whose session they shall be; what ends the session is left out then
+    """
+
+    def run(**options: Any) -> Callable[[Callable[[], Any]], Callable[[], Receipt]]:
+        def wrap(function: Callable[[], Any]) -> Callable[[], Receipt]:
+            runner = deliver(**options)(function)
+            return runner.run if submit is None else lambda: submit(runner).receipt(20)
+
+        return wrap
+
     def flood() -> None:
         while True:
             os.write(1, b"x" * 65536)
@@ -231,7 +243,8 @@ def fates() -> dict[str, Callable[[], Receipt]]:
         subprocess.Popen(["sleep", "1000"], start_new_session=True)
 
     def cancelled() -> Receipt:
-        delivery = deliver(output="discard")(lambda: time.sleep(1000)).submit()
+        runner = deliver(output="discard")(lambda: time.sleep(1000))
+        delivery = runner.submit() if submit is None else submit(runner)
         assert delivery.remote_pid
         delivery.cancel()
         return delivery.receipt(20)
@@ -241,20 +254,22 @@ def fates() -> dict[str, Callable[[], Receipt]]:
             deliver(transport=Command(["false"]))(lambda: None).run()
         return deliver(cwd="/nonexistent")(lambda: None).run()
 
-    return {
-        "returned": deliver(lambda: b"x" * 100_000).run,
-        "raised": deliver(lambda: 1 / 0).run,
-        "exited": deliver(lambda: os._exit(3)).run,
-        "killed": deliver(lambda: os.kill(os.getpid(), 9)).run,
-        "timed out": deliver(timeout=0.02, grace=0)(lambda: time.sleep(1000)).run,
-        "flooded": deliver(max_output=1000, overflow="kill")(flood).run,
-        "left a daemon": deliver(leave_daemon).run,
-        "memory": deliver(limits=Limits(memory="64M"))(lambda: bytearray(1 << 40)).run,
-        "lost": deliver(lambda: os.kill(os.getppid(), 9)).run,
-        "large reply": deliver(max_reply=1000)(lambda: b"x" * 100_000).run,
+    ways = {
+        "returned": run()(lambda: b"x" * 100_000),
+        "returned much": run()(lambda: bytes(2_000_000)),
+        "raised": run()(lambda: 1 / 0),
+        "exited": run()(lambda: os._exit(3)),
+        "killed": run()(lambda: os.kill(os.getpid(), 9)),
+        "timed out": run(timeout=0.02, grace=0)(lambda: time.sleep(1000)),
+        "flooded": run(max_output=1000, overflow="kill")(flood),
+        "left a daemon": run()(leave_daemon),
+        "memory": run(limits=Limits(memory="64M"))(lambda: bytearray(1 << 40)),
+        "large reply": run(max_reply=1000)(lambda: b"x" * 100_000),
         "cancelled": cancelled,
-        "refused": refused,
     }
+    if submit is None:
+        ways |= {"refused": refused, "lost": run()(lambda: os.kill(os.getppid(), 9))}
+    return ways
 
 
 def test_a_thousand_calls_of_mixed_fates_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +304,39 @@ def test_a_thousand_calls_of_mixed_fates_leave_nothing_behind(tmp_path: Path, mo
         Verdict.CANCELLED,
         Verdict.REPLY_LIMIT,
         Verdict.REFUSED,
+    }
+
+
+def test_calls_of_mixed_fates_of_one_session_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with DeliveryExecutor(4, output="discard") as executor:
+        pid = executor.submit(os.getppid).result()
+        ways = list(fates(executor.submit).values())
+        for way in ways:
+            way()
+
+        def children() -> list[str]:
+            return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+        def counts() -> tuple[Any, ...]:
+            gc.collect()
+            here = set(os.listdir("/proc/self/fd")), threading.active_count(), os.listdir(tempfile.gettempdir())
+            return *here, len(os.listdir(f"/proc/{pid}/fd")), len(children())
+
+        def counts_at_last() -> tuple[Any, ...]:
+            """Four wait for calls, and none is ending any more."""
+            assert conftest.wait_until(lambda: len(children()) == 4 and counts() == (time.sleep(0.1), counts())[1])
+            return counts()
+
+        before, order = counts_at_last(), random.Random(4)
+        with ThreadPoolExecutor(4) as pool:
+            verdicts = Counter(pool.map(lambda _: order.choice(ways)().verdict, range(500)))
+        assert counts_at_last() == before
+        assert executor.submit(os.getppid).result() == pid, "it was one session throughout"
+    assert set(verdicts) == {
+        *(Verdict.RETURNED, Verdict.RAISED, Verdict.EXITED, Verdict.SIGNALED, Verdict.TIMEOUT, Verdict.OUTPUT_LIMIT),
+        *(Verdict.MEMORY_LIMIT, Verdict.CANCELLED, Verdict.REPLY_LIMIT),
     }
 
 
