@@ -6,12 +6,25 @@ They are adapted in how the executor is made and nothing else.
 import sys
 import unittest
 
-from test import test_concurrent_futures as theirs  # type: ignore[import-not-found]
+try:
+    from test.test_concurrent_futures import (  # type: ignore[import-not-found]
+        executor,
+        test_as_completed,
+        test_init,
+        test_shutdown,
+        test_wait,
+        util,
+    )
+except ImportError:
+    # Up to 3.11 it is one module.
+    from test import test_concurrent_futures as util
+
+    executor = test_as_completed = test_init = test_shutdown = test_wait = util
 
 from deliveryboy_ng import DeliveryExecutor
 
 
-class ExecutorMixin(theirs.ExecutorMixin):  # type: ignore[misc]
+class ExecutorMixin(util.ExecutorMixin):  # type: ignore[misc]
     executor_type = DeliveryExecutor
 
 
@@ -25,26 +38,26 @@ def _assert_python_ok(*args: str, **variables: str) -> object:
     )
 
 
-_theirs, theirs.assert_python_ok = theirs.assert_python_ok, _assert_python_ok
+_theirs, test_shutdown.assert_python_ok = test_shutdown.assert_python_ok, _assert_python_ok
 
 
-class Executor(ExecutorMixin, theirs.ExecutorTest, theirs.BaseTestCase):  # type: ignore[misc]
+class Executor(ExecutorMixin, executor.ExecutorTest, util.BaseTestCase):  # type: ignore[misc]
     pass
 
 
-class Wait(ExecutorMixin, theirs.WaitTests, theirs.BaseTestCase):  # type: ignore[misc]
+class Wait(ExecutorMixin, test_wait.WaitTests, util.BaseTestCase):  # type: ignore[misc]
     pass
 
 
-class AsCompleted(ExecutorMixin, theirs.AsCompletedTests, theirs.BaseTestCase):  # type: ignore[misc]
+class AsCompleted(ExecutorMixin, test_as_completed.AsCompletedTests, util.BaseTestCase):  # type: ignore[misc]
     pass
 
 
-class Shutdown(ExecutorMixin, theirs.ExecutorShutdownTest, theirs.BaseTestCase):  # type: ignore[misc]
+class Shutdown(ExecutorMixin, test_shutdown.ExecutorShutdownTest, util.BaseTestCase):  # type: ignore[misc]
     pass
 
 
-class Initializer(theirs.InitializerMixin, theirs.BaseTestCase):  # type: ignore[misc]
+class Initializer(test_init.InitializerMixin, util.BaseTestCase):  # type: ignore[misc]
     executor_type = DeliveryExecutor
 
 
