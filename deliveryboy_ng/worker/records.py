@@ -18,6 +18,24 @@ Values and records are pickles, or data (codec.py) for a caller that does not tr
 Without a reply the process's end says it all: sys.exit(3) and posix._exit(3) both end it with code 3.
 """
 
+# What a setup says, made by journey.py on the near side:
+#    shared                    whether the session stays open for others
+#    beside                    how many calls of it run at a time
+#    template                  whether this one readies what the others are forked from
+#    detached                  whether nobody listens
+#    stream                    whether it makes items, before its last record
+#    bulk                      whether large pieces come and go by sockets
+#    confinement, limits       as their classes give them; None, or nothing
+#    guard                     what keeps it from its supervisor, if anything does
+#    env, cwd, umask, locale   as the caller asked, or has them
+#    path, prefixes            of the caller's interpreter
+#    same_files                what tells that this is the same one
+#    magic, python             of the code in its box, and in words
+#    timeout, grace            seconds
+#    most_output               bytes of each stream, beyond which it is ended
+#    keep_children             whether what it leaves may stay
+#    accepts                   names of classes, where its answer is to be data; None where it is a pickle
+
 STATUS_SIZE = 9
 LONGEST_PREFACE = 1 << 16
 # A box has its modules, its body, and in this place what is said of large pieces, which come by themselves.
