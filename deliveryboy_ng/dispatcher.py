@@ -379,6 +379,7 @@ class Dispatcher:
             journey.let_go()
             if delivery is not None:
                 delivery.settle_later(functools.partial(conclude, (delivery.result(),)))
+                self._answered.discard(delivery)
             return
         has_result = delivery.done() and exchange.answered and not delivery.cancelled()
         ending = exchange.ending

@@ -54,10 +54,13 @@ class DeliveryError(Exception):
     :ivar receipt: what is known of the call, if it got as far as the far side
     """
 
+    # Here as well: a user's own kind may have an __init__ that asks nobody.
+    real_exception: BaseException | None = None
+    receipt: Any = None
+
     def __init__(self, *args: object, real_exception: BaseException | None = None) -> None:
         super().__init__(*args)
         self.real_exception = real_exception
-        self.receipt: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = dict(self.__dict__)

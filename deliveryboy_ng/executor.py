@@ -239,8 +239,9 @@ class DeliveryExecutor(concurrent.futures.Executor):
     def _end_calls(self) -> None:
         """After a Ctrl-C: let those that run know of it, and wait; after another one kill them."""
         try:
-            self._dispatcher.request("interrupt")
+            # First of all nothing else begins where one ends.
             self._dispatcher.close(cancel=True)
+            self._dispatcher.request("interrupt")
             self._dispatcher.join()
         except KeyboardInterrupt:
             self._dispatcher.request("kill")

@@ -195,7 +195,9 @@ class _Bar(_NoBar):
 
     def _show(self) -> None:
         running = sum(each.running() for each in self._under_way)
-        self._bar.set_postfix_str(f"{running} running, {self._failed} failed, at most {in_mebibytes(self._peak)}", refresh=False)
+        # Later it is shown with what has ended, and not too often.
+        is_first = not self._bar.n
+        self._bar.set_postfix_str(f"{running} running, {self._failed} failed, at most {in_mebibytes(self._peak)}", refresh=is_first)
 
     def close(self) -> None:
         self._bar.close()

@@ -79,9 +79,9 @@ class Module:
 
 _IMPORT_NAME = opcode.opmap["IMPORT_NAME"]
 _LOAD_CONST = opcode.opmap["LOAD_CONST"]
-_TAKE_NAMES = {"import_module", "__import__", "get_data", "files"} | {
-    f"{verb}_{kind}" for verb in ("open", "read") for kind in ("text", "binary")
-}
+# Others have methods of these names, too, so that only what has a dot in it is taken for the name of a package.
+_READERS = {"get_data", "files", *(f"{verb}_{kind}" for verb in ("open", "read") for kind in ("text", "binary"))}
+_AS_TEXT = -1
 
 
 @functools.lru_cache(maxsize=4096)
@@ -106,13 +106,17 @@ def imports_of(code: CodeType) -> Imports:
             loaded.append(argument)
     if "get_data" in code.co_names and _reads_with_pkgutil(code):
         found[0, _GET_DATA, ()] = None
-    dynamic = _TAKE_NAMES & set(code.co_names)
+    dynamic = {"import_module", "__import__"} & set(code.co_names)
+    reads = _READERS & set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             found.update(dict.fromkeys(imports_of(constant)))
-        elif dynamic and isinstance(constant, str) and constant.replace(".", "").isidentifier():
+        elif (dynamic or reads) and isinstance(constant, str) and constant.replace(".", "").isidentifier():
             name = constant.lstrip(".")
-            found[len(constant) - len(name), name, ()] = None
+            if dynamic:
+                found[len(constant) - len(name), name, ()] = None
+            elif "." in name:
+                found[_AS_TEXT, name, ()] = None
     return tuple(found)
 
 
@@ -139,10 +143,15 @@ def names_itself(code: CodeType, home: str) -> bool:
     )
 
 
-def names_of(imports: Imports, package: str) -> Iterator[str]:
-    """The absolute names of all modules that these statements, part of *package*, may import; some may not exist."""
+def names_of(imports: Imports, package: str, home: str = "") -> Iterator[str]:
+    """The absolute names of all modules that these statements, part of *package*, may import; some may not exist.
+
+    :param home: the module that they are in, whose name may mean anything where it stands as text
+    """
     for level, name, children in imports:
-        if level:
+        if level == _AS_TEXT and name == home:
+            continue
+        if level > 0:
             parents = package.split(".")
             base = ".".join(parents[: len(parents) - level + 1]) if level <= len(parents) else ""
             if not base:
@@ -367,9 +376,9 @@ class Collector:
         """Whether the caller said that this module shall travel."""
         return any(name == each or name.startswith(each + ".") for each in self.named)
 
-    def scan(self, code: CodeType, package: str, reason: str) -> None:
-        """Add everything that *code* imports."""
-        for name in names_of(imports_of(code), package):
+    def scan(self, code: CodeType, package: str, home: str, reason: str) -> None:
+        """Add everything that *code*, in the module *home*, imports."""
+        for name in names_of(imports_of(code), package, home):
             self.add(name, reason)
 
     def add(self, name: str, reason: str, needed: bool = False) -> None:

@@ -194,14 +194,8 @@ class Options:
 
     @property
     def guard(self) -> str:
-        """What keeps the call from its supervisor, see :func:`~deliveryboy_ng.transports.guard_of`.
-
-        Nothing keeps one whose author may do all that the caller may, so that it can signal processes of its user's.
-        """
-        if self.confinement is not None:
-            return guard_of(self.chain) or "signals"
-        found = guard_of(self.chain)
-        return "" if found == "signals" and self.trust else found
+        """What keeps the call from its supervisor, see :func:`~deliveryboy_ng.transports.guard_of`."""
+        return guard_of(self.chain) or ("signals" if self.confinement is not None else "")
 
     def resolved(self) -> Options:
         """With what the confinement says of limits, time, working directory, and of the transports' own means."""

@@ -330,7 +330,7 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
         if thing.__code__ is _SINGLE_DISPATCH:
             return reconstructors.make_single_dispatch, (dict(thing.registry),), _set_on(thing)  # type: ignore[attr-defined]
         self._needs_code(f"function {module}.{thing.__qualname__}")
-        self._collector.scan(thing.__code__, modules_.package_of(thing.__globals__), f"imported in {thing.__qualname__}")
+        self._collector.scan(thing.__code__, modules_.package_of(thing.__globals__), module, f"imported in {thing.__qualname__}")
         make, args, (attributes, slots), *rest = self._dynamic_function_reduce(thing)
         if args[1].get("__name__") in rebuild.MAIN:
             # Any namespace may call itself so; the first one's is the __main__ over there.
@@ -446,10 +446,13 @@ def _refuse_library(thing: Any) -> Any:
 
 
 def _reduce_view(view: memoryview) -> Any:
-    if not view.format.removeprefix("@").isalpha() or 0 in (view.shape or ()):
-        raise TypeError(f"cannot pickle a memoryview of format {view.format!r} and shape {view.shape}")
     data = bytes(view) if view.readonly else bytearray(view)
-    return reconstructors.make_view, (data, view.format, view.shape if view.ndim != 1 else None)
+    parts = data, view.format, view.shape if view.ndim != 1 else None
+    try:
+        reconstructors.make_view(*parts)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"cannot pickle a memoryview of format {view.format!r} and shape {view.shape}: {error}") from None
+    return reconstructors.make_view, parts
 
 
 def _reduce_weak_set(found: Any) -> Any:

@@ -197,23 +197,6 @@ def test_children_are_kept_on_request(request: pytest.FixtureRequest, name: str)
     assert timed_out.verdict is Verdict.TIMEOUT and timed_out.clean and not conftest.processes_with(mark)
 
 
-def test_who_trusts_a_call_lets_it_signal_what_else_its_user_runs() -> None:
-    def start() -> int:
-        return subprocess.Popen(["sleep", "1000"], start_new_session=True).pid
-
-    def stop(pid: int) -> None:
-        os.kill(pid, signal.SIGKILL)
-
-    sudo = conftest.need_sudo()
-    trusted = deliver(transport=sudo, trust=True, keep_children=True)
-    pid = trusted(start)()
-    with pytest.raises(OSError):
-        deliver(transport=sudo)(stop)(pid)
-    assert conftest.is_alive(pid)
-    trusted(stop)(pid)
-    assert conftest.wait_until(lambda: not conftest.is_alive(pid))
-
-
 def test_children_cannot_be_kept_in_a_pid_namespace() -> None:
     with pytest.raises(DeliveryOptionError, match="keep_children: a pid namespace ends with the call"):
         deliver(transport=Unshare(pid=True), keep_children=True)

@@ -161,6 +161,20 @@ def test_every_error_survives_pickle_and_is_public(kind: type[exceptions.Deliver
     assert kind.__name__ in str(exceptions.__doc__), "the tree in the module's docstring is whole"
 
 
+class Unasked(exceptions.DeliveryError):
+    def __init__(self) -> None:
+        pass
+
+
+def test_a_kind_of_error_of_ones_own_comes_back() -> None:
+    def work() -> None:
+        raise Unasked
+
+    with pytest.raises(Unasked) as caught:
+        deliveryboy_ng.deliver(work)()
+    assert caught.value.receipt.verdict is deliveryboy_ng.Verdict.RAISED and caught.value.real_exception is None
+
+
 def test_public_names_exist_are_sorted_and_documented() -> None:
     assert deliveryboy_ng.__all__ == sorted(deliveryboy_ng.__all__)
     assert set(deliveryboy_ng.__all__) == set(deliveryboy_ng._HOME_OF)

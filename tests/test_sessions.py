@@ -708,6 +708,37 @@ def test_a_call_that_could_not_be_sent_does_not_keep_its_session(monkeypatch: py
         assert conftest.wait_until(lambda: conftest.children_of_this_process() <= before)
 
 
+def test_what_signals_a_process_that_waits_for_its_call_does_not_mean_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    with DeliveryExecutor(1) as executor:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            supervisor = executor.submit(os.getppid).result()
+            place = Path(f"/proc/{supervisor}/task/{supervisor}/children")
+            assert conftest.wait_until(lambda place=place: len(place.read_text().split()) == 1)
+            (spare,) = map(int, place.read_text().split())
+            # It has got ready when it hears what it is sent.
+            assert conftest.wait_until(lambda spare=spare: blocked(spare) == 0)
+            os.kill(spare, number)
+            assert conftest.wait_until(lambda spare=spare: not conftest.is_alive(spare))
+            assert executor.submit(add, number).result(60) == number + 1
+
+
+def blocked(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/status").read_text().partition("SigBlk:")[2].split()[0], 16)
+
+
+def test_a_receipt_that_is_there_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any) -> None:
+        monkeypatch.undo()
+        raise OSError(errno.ENOMEM, "no memory")
+
+    with DeliveryExecutor(1) as executor:
+        calls = [executor.submit(add, 1), executor.submit(add, 1)]
+        assert calls[0].receipt(60).ok and calls[1].result(60) == 2 and calls[1]._over.wait(60)
+        monkeypatch.setattr(Session, "turn", fails)
+        executor.submit(add, 1).exception(60)
+        assert [call.receipt(60).value for call in calls] == [2, 2]
+
+
 def test_a_fork_while_a_call_is_settled_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     settle, ends = Delivery.settle, []
 

@@ -510,7 +510,14 @@ def look(view: memoryview) -> tuple[Any, ...]:
 
 def test_views_of_memory_travel_as_such() -> None:
     table = memoryview(bytearray(range(12))).cast("B", (3, 4))
-    for view in (memoryview(b"abc"), memoryview(array.array("d", [1.5, 2.5])), memoryview(b"abcdef")[::2], table):
+    for view in (
+        memoryview(b"abc"),
+        memoryview(b""),
+        memoryview(b"\1").cast("?"),
+        memoryview(array.array("d", [1.5, 2.5])),
+        memoryview(b"abcdef")[::2],
+        table,
+    ):
         assert deliver(look)(view) == look(view)
     with pytest.raises(DeliveryPackingError, match="memoryview of format"):
         deliver(look)(memoryview(ctypes.c_uint16.__ctype_be__(1)))

@@ -66,12 +66,12 @@ def yours(number: "Any") -> "Any":
     raise LookupError("%s belongs to the caller" % (number,))
 
 
-# Pickle imports a dotted module's top-level package too, which on this side would be the whole library, or a stand-in.
 def home_of(module: str) -> str:
     """Where what is in a module of one version of Python stands in all."""
     return "pathlib" if module == "pathlib._local" else module  # 3.13
 
 
+# Pickle imports a dotted module's top-level package too, which on this side would be the whole library, or a stand-in.
 REPLY_MODULE = "_deliveryboy_reply"
 yours.__module__ = REPLY_MODULE
 

@@ -6,11 +6,12 @@ of it, the socket or the file that its large arguments come by.  Then come the s
 box, in 8 bytes each, and those of them that have no file.  At the end of input nobody wants it: it leaves.
 """
 
+import _signal  # type: ignore[import-not-found]
 import marshal
 import posix
 import sys
 
-from . import call, pipes, rebuild, records
+from . import call, pipes, rebuild, records, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,18 +37,21 @@ def prepare(modules: "list[str]", many: bool) -> None:
         import resource  # noqa: F401
 
 
-def main(ends: pipes.Pipes, parent: int, expected: bytes = b"") -> "NoReturn":
+def main(ends: pipes.Pipes, parent: int, expected: bytes = b"", waits: bool = True) -> "NoReturn":
     """Become a spare, and then a call; never returns.
 
     :param expected: the setup of the call that is to come, if that is known
+    :param waits: whether its call is still to come: what signals it meanwhile does not mean that
     """
     code = records.FAILED
     try:
         call.take_place(ends, parent)
+        if waits:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
         setup = marshal.loads(expected) if expected else {}
         if setup:
             call.prepare_ahead(setup)
-        packed, *box = _receive()
+        packed, *box = _receive(waits)
         code = call.run(marshal.loads(packed) if packed else setup, box)
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -55,9 +59,11 @@ def main(ends: pipes.Pipes, parent: int, expected: bytes = b"") -> "NoReturn":
         posix._exit(code)
 
 
-def _receive() -> "list[Any]":
+def _receive(waits: bool) -> "list[Any]":
     """Setup, and the parts of the box."""
     comes = posix.read(pipes.FEED_FD, 1)
+    if waits:
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, system.KEPT)
     if not comes:
         posix._exit(0)
     sources = _receive_files(comes[0]) if comes[0] else {}

@@ -132,12 +132,12 @@ class Spares:
         """Fork one, or have it forked; raises OSError."""
         if not self._from_template:
             made = Spare(self._new_ends(False), self.expected)
-            self._fork_into(made)
+            self._fork_into(made, waits=True)
             self._waiting.append(made)
         elif self.template is not None:
             self.template.ask(self._new_ends(False))
 
-    def _fork_into(self, made: Spare) -> None:
+    def _fork_into(self, made: Spare, waits: bool) -> None:
         base, parent = system.resident_memory(), posix.getpid()
         try:
             pid = self._fork()
@@ -145,7 +145,7 @@ class Spares:
             made.close()
             raise
         if pid == 0:
-            spare.main(made.ends, parent, made.setup)
+            spare.main(made.ends, parent, made.setup, waits)
         made.settle(pid, base)
 
     def ask_for(self, calls: int) -> None:
@@ -184,7 +184,7 @@ class Spares:
         if not self._feed(made, call):
             made.close()
             raise OSError("a process cannot be told what to do")
-        self._fork_into(made)
+        self._fork_into(made, waits=False)
         return made
 
     @staticmethod

@@ -34,7 +34,6 @@ _FIRST_LOOK, _FIRST_IDLE_LOOK = 0.005, 0.1
 _CONFINING = 0.004
 # Milliseconds to wait for something better to do than forking ahead, while calls keep all processors busy.
 _BUSY = 2
-_HANDLED = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
 
 
 class Supervisor:
@@ -63,11 +62,11 @@ class Supervisor:
         posix.set_blocking(wake, False)
         posix.set_blocking(poke, False)
         _signal.set_wakeup_fd(poke, warn_on_full_buffer=False)
-        for number in _HANDLED:
+        for number in system.HANDLED:
             _signal.signal(number, lambda signum, frame: None)
         # Ctrl-C reaches the call as a frame; a terminal's own SIGINT must not take the supervisor away from it.
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _HANDLED)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, system.HANDLED)
         system.changed = system.changed_signals()
         return wake
 
@@ -263,12 +262,12 @@ class Supervisor:
     def _fork() -> int:
         parent = posix.getpid()
         # Until the call process has let go of this one's handlers, a signal for it would be taken for one for us.
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, (*_HANDLED, _signal.SIGINT))
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, system.KEPT)
         try:
             return posix.fork()
         finally:
             if posix.getpid() == parent:
-                _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (*_HANDLED, _signal.SIGINT))
+                _signal.pthread_sigmask(_signal.SIG_UNBLOCK, system.KEPT)
 
     def _signals(self) -> None:
         try:

@@ -16,6 +16,9 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 SIGKILL = 9
+# What a supervisor handles, and with SIGINT what is kept from a call process until there is somebody to hear it.
+HANDLED = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
+KEPT = (*HANDLED, _signal.SIGINT)
 _EMFILE, _ENOSYS = 24, 38
 _SPARE_PIDS = 64
 _pids_before = b""  # what was set before the first bound
@@ -266,7 +269,10 @@ def memory_of_this_process() -> "tuple[int, int, int, int]":
 
 def processors() -> int:
     """How many this process may run on."""
-    return len(posix.sched_getaffinity(0)) if hasattr(posix, "sched_getaffinity") else posix.cpu_count() or 1
+    try:
+        return len(posix.sched_getaffinity(0))
+    except (AttributeError, OSError):  # some sandboxes refuse it
+        return posix.cpu_count() or 1
 
 
 def resident_memory() -> int:
