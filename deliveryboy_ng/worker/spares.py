@@ -161,9 +161,13 @@ class Spares:
         """One that the template has forked says who it is, or has ended."""
         assert self.template is not None
         made = self.template.answered(fd, known)
-        self._stillborn = 0 if made is not None else self._stillborn + 1
         if made is not None:
+            self._stillborn = 0
             self._waiting.append(made)
+        else:
+            self._stillborn += 1
+            # There may be no room for it; who waits for one asks again.
+            self.pause()
 
     def take(self, call: "ledger.Call") -> "Spare | None":
         """One that has been given this call; None if the template has to make one first.
