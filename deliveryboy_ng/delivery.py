@@ -273,11 +273,14 @@ def _forget_in_child() -> None:
 
 def _finish() -> None:
     """When the program ends, so do its calls, and whoever has asked for it is told."""
-    under_way = list(_alone.items())
-    for _, delivery in under_way:
-        delivery.kill()
+    # Other threads may begin some meanwhile.
+    under_way = [thread for thread in (find() for find in _alone.keyrefs()) if thread is not None]
+    for thread in under_way:
+        delivery = _alone.get(thread)
+        if delivery is not None:
+            delivery.kill()
     latest = time.monotonic() + _LONGEST_END
-    for thread, _ in under_way:
+    for thread in under_way:
         thread.join(max(0.0, latest - time.monotonic()))
 
 

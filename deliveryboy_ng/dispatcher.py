@@ -36,8 +36,6 @@ _SHORTEST_BACKOFF, _LONGEST_BACKOFF, _MOST_DOUBLINGS = 0.1, 10.0, 10
 _MOST_LOST_TEMPLATES = 3
 
 _live: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
-# Whether the program has come so far in its end that nobody waits for calls any more.
-_program_ends = False
 
 
 class Dispatcher:
@@ -78,7 +76,7 @@ class Dispatcher:
         self._ending: dict[Exchange, tuple[Journey, Callable[[], Delivery[Any] | None]]] = {}
         self._known: set[Delivery[Any]] = set()
         # Those whose results have been handed out: nobody here keeps what the user lets go of.
-        self._answered: weakref.WeakSet[Delivery[Any]] = weakref.WeakSet()
+        self._answered: set[Callable[[], Delivery[Any] | None]] = set()
         self._opening: Session | None = None
         self._shared: Mapping[str, Any] | None = None
         self._base: Exchange | None = None
@@ -99,8 +97,6 @@ class Dispatcher:
         """:raises RuntimeError: if this dispatcher has been closed"""
         if self._is_closing:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        if _program_ends:
-            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def add(self, delivery: Delivery[Any]) -> None:
         """Queue a delivery.
@@ -179,7 +175,9 @@ class Dispatcher:
         return bool(self._running or self._ending)
 
     def _all(self) -> list[Delivery[Any]]:
-        return [*self._known, *self._answered]
+        # To copy a set is one step; the thread puts others in meanwhile.
+        answered = [find() for find in list(self._answered)]
+        return [*list(self._known), *(delivery for delivery in answered if delivery is not None)]
 
     def _wake(self) -> None:
         session = self._session
@@ -217,14 +215,18 @@ class Dispatcher:
             with contextlib.suppress(Exception):
                 self._drop_session()
             with self._lock:
+                failed = self._all()
                 self._waiting.clear()
             self._running.clear()
             self._ending.clear()
-            self._fail(self._all(), problem)
+            self._answered.clear()
+            self._fail(failed, problem)
             return True
 
     def _work(self) -> bool:
         """One turn; false when nothing will come any more."""
+        if self._thread is not threading.current_thread():
+            return False
         self._settle_given_up()
         with self._lock:
             if self._thread is not threading.current_thread():
@@ -363,10 +365,11 @@ class Dispatcher:
             except BaseException:
                 return  # whatever the value's class does when it is rebuilt: it will be told with all the rest
             if known and delivery.answer(value) and not trail.is_kept():
-                self._answered.add(delivery)
-                self._known.discard(delivery)
                 delivery.journey.on_start = None
-                self._ending[exchange] = delivery.journey, weakref.ref(delivery)
+                found = weakref.ref(delivery)
+                self._answered.add(found)
+                self._known.discard(delivery)
+                self._ending[exchange] = delivery.journey, found
 
     def _conclude(self, session: Session, exchange: Exchange, journey: Journey, find: Callable[[], Delivery[Any] | None]) -> None:
         assert self._greeting is not None
@@ -374,13 +377,14 @@ class Dispatcher:
             self._losses = self._lost_in_vain = 0
         delivery = find()
         conclude = functools.partial(journey.conclude, session, self._greeting, exchange.ending)
-        if delivery is None or delivery in self._answered:
+        if find in self._answered:
             journey.finish()
             journey.let_go()
             if delivery is not None:
                 delivery.settle_later(functools.partial(conclude, (delivery.result(),)))
-                self._answered.discard(delivery)
+            self._answered.discard(find)
             return
+        assert delivery is not None
         has_result = delivery.done() and exchange.answered and not delivery.cancelled()
         ending = exchange.ending
         has_not_begun = ending.refused.endswith(records.NO_TEMPLATE)
@@ -441,8 +445,6 @@ def _forget_in_child() -> None:
 
 def _finish() -> None:
     """When the program ends, its calls are waited for, as with any executor."""
-    global _program_ends
-    _program_ends = True
     dispatchers = list(_live)
     for dispatcher in dispatchers:
         dispatcher.close()
@@ -452,7 +454,7 @@ def _finish() -> None:
 
 os.register_at_fork(after_in_child=_forget_in_child)
 # Before the interpreter waits for threads, and long before atexit: as concurrent.futures does it.
-try:
-    getattr(threading, "_register_atexit", atexit.register)(_finish)
-except RuntimeError:  # it ends already
-    _program_ends = True
+with contextlib.suppress(RuntimeError, AttributeError):  # it ends already, or there is no such thing
+    threading._register_atexit(_finish)  # type: ignore[attr-defined]
+# And for executors that other threads have made after the main one had ended.
+atexit.register(_finish)

@@ -79,7 +79,7 @@ class Module:
 
 _IMPORT_NAME = opcode.opmap["IMPORT_NAME"]
 _LOAD_CONST = opcode.opmap["LOAD_CONST"]
-# Others have methods of these names, too, so that only what has a dot in it is taken for the name of a package.
+# Not every text beside them is the name of a package, so that only what has a dot in it is taken for one.
 _READERS = {"get_data", "files", *(f"{verb}_{kind}" for verb in ("open", "read") for kind in ("text", "binary"))}
 _AS_TEXT = -1
 
@@ -104,10 +104,10 @@ def imports_of(code: CodeType) -> Imports:
             loaded.append(code.co_consts[argument])
         elif opcode.opname[operation] == "LOAD_SMALL_INT":
             loaded.append(argument)
-    if "get_data" in code.co_names and _reads_with_pkgutil(code):
+    if "get_data" in code.co_names and _calls(code, {"get_data"}, ("pkgutil",)):
         found[0, _GET_DATA, ()] = None
     dynamic = {"import_module", "__import__"} & set(code.co_names)
-    reads = _READERS & set(code.co_names)
+    reads = not _READERS.isdisjoint(code.co_names) and _calls(code, _READERS, ("pkgutil", "resources", "importlib_resources"))
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             found.update(dict.fromkeys(imports_of(constant)))
@@ -120,16 +120,15 @@ def imports_of(code: CodeType) -> Imports:
     return tuple(found)
 
 
-def _reads_with_pkgutil(code: CodeType) -> bool:
-    """Whether a ``get_data`` there may be pkgutil's: it stands by itself, or behind that."""
+def _calls(code: CodeType, names: set[str], modules: tuple[str, ...]) -> bool:
+    """Whether one of these names there may be what is in one of these modules: it stands by itself, or behind that."""
     import dis
 
     words = [each for each in dis.get_instructions(code) if isinstance(each.argval, str)]
     before = ["", *(each.argval for each in words)]
     alone = ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_FROM")
     return any(
-        each.argval == "get_data" and (each.opname in alone or former == "pkgutil")
-        for each, former in zip(words, before, strict=False)
+        each.argval in names and (each.opname in alone or former in modules) for each, former in zip(words, before, strict=False)
     )
 
 

@@ -249,7 +249,8 @@ class BoxPickler(cp.Pickler):  # type: ignore[misc]
             functools.cached_property: lambda thing: (functools.cached_property, (thing.func,), {"attrname": thing.attrname}),
             functools.singledispatchmethod: _reduce_single_dispatch_method,
             **{getattr(typing, name): self._reduce_type_alias for name in _TYPE_ALIASES if hasattr(typing, name)},
-            **{getattr(sys.modules["ctypes"], name): _refuse_library for name in _LIBRARIES if "ctypes" in sys.modules},
+            # Another thread may be importing it.
+            **{kind: _refuse_library for name in _LIBRARIES if (kind := getattr(sys.modules.get("ctypes"), name, None))},
         }
         # Read once, by the initialiser.
         self.dispatch_table = ChainMap(special, _REDUCERS, copyreg.dispatch_table)

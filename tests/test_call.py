@@ -442,7 +442,6 @@ def test_random_state_is_the_calls_own() -> None:
 
 def test_limits_are_set_in_the_call_process(chain: Any) -> None:
     def look() -> list[tuple[int, int]]:
-
         return [
             resource.getrlimit(r) for r in (resource.RLIMIT_CPU, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE, resource.RLIMIT_AS)
         ]
@@ -454,7 +453,6 @@ def test_limits_are_set_in_the_call_process(chain: Any) -> None:
 
 
 def test_limit_that_cannot_be_raised_is_refused_before_the_function_runs(tmp_path: Path) -> None:
-
     import conftest
 
     trace = tmp_path / "ran"

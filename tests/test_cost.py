@@ -163,7 +163,10 @@ def test_system_calls_of_a_cold_call(tmp_path: Path) -> None:
     """Those of the far side beyond what its interpreter needs for the same imports."""
     script = tmp_path / "calls.py"
     script.write_text(CALLS)
-    processes = traced(tmp_path / "cold", sys.executable, str(script))
+    for place in ("cold", "again", "once more"):
+        processes = traced(tmp_path / place, sys.executable, str(script))
+        if not any("clock_gettime(" in text for text in processes.values()):
+            break  # on a machine so busy that the call took a tenth of a second its supervisor has looked at it
     [caller] = [text.partition('"/begins"')[2].partition('"/ends"')[0] for text in processes.values() if '"/begins"' in text]
     [(name, how, there)] = STARTS.findall(caller)
     assert name == "vfork" or "CLONE_VFORK" in how, "a fork takes the longer the more memory the caller has"

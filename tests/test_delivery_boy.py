@@ -209,7 +209,6 @@ def test_asynchronous_limits_hold_on_the_far_side(tmp_path: Path) -> None:
     target = tmp_path / "limit"
 
     def work(path: str) -> None:
-
         with open(path, "w") as file:
             file.write(str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
 

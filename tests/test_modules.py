@@ -309,6 +309,7 @@ def test_functions_read_the_data_files_of_their_own_package(project: Any) -> Non
             "        return pkgutil.get_data(__name__.rpartition('.')[0], 'data.txt').decode()\n    return nested\n"
             "def of_another(): return files('beside.others').joinpath('data.txt').read_text()\n"
             "def with_pkgutil(): return pkgutil.get_data('beside.others', 'data.txt').decode()\n"
+            "def of_files(path): return path.files.get('beside.others'), path.read_text('beside.others')\n"
             "def as_before(): return resources.read_text('beside.others', 'data.txt')\n",
             "beside/data.txt": "text",
             "beside/others/__init__.py": "",
@@ -319,6 +320,7 @@ def test_functions_read_the_data_files_of_their_own_package(project: Any) -> Non
 
     sudo = conftest.need_sudo()
     others = (reader.of_another, reader.with_pkgutil, reader.as_before)
+    assert not any(entry.by_value for entry in deliver(reader.of_files).manifest(None)), "that is no package's name"
     for function in (reader.by_package, reader.by_name, reader.by_module, reader.made(), *others):
         assert deliver(transport=sudo)(function)() == "text", function
 
@@ -453,7 +455,7 @@ def test_marks_of_modules_that_were_loaded_again(project: Any) -> None:
     before = marked.MISSING
     assert is_missing(before)
     importlib.reload(marked)
-    assert is_missing(marked.MISSING) and not is_missing(before)
+    assert not is_missing(before) and is_missing(marked.MISSING)
 
 
 def test_modules_that_are_half_saved_or_gone_travel_as_they_last_did(project: Any) -> None:

@@ -362,7 +362,8 @@ class Supervisor:
     def _patience(self) -> "float | None":
         self.relay.go_on()
         if self.spares.are_wanted and not (self.queue and self.spares.template):
-            return _BUSY if len(self.calls) >= self.processors else 0
+            busy = len(self.calls) - (self.spares.template is not None)
+            return _BUSY if busy >= self.processors else 0
         times = [self.channel.due] if self.channel.due is not None else []
         times += [call.deadline for call in self.calls.values() if call.deadline is not None]
         times += [call.next_look for call in self.calls.values() if call.next_look is not None]
