@@ -142,7 +142,8 @@ def test_closing_a_generator_ends_its_call() -> None:
     for close in (True, False):
         stream = hold(mark)
         next(stream)
-        assert conftest.processes_with(mark)
+        # Its environment is there a moment after it has been started.
+        assert conftest.wait_until(lambda: conftest.processes_with(mark))
         if close:
             stream.close()  # type: ignore[attr-defined]
         del stream
