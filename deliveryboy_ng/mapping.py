@@ -49,7 +49,7 @@ def results(way: Way, func: Any, iterables: tuple[Any, ...], progress: bool) -> 
 def _results(way: Way, func: Any, iterables: tuple[Any, ...], bar: _NoBar) -> Iterator[Any]:
     starts = (bar.begun(way.executor.submit(func, *item)) for item in zip(*iterables, strict=False))
     under_way: deque[Delivery[Any]] = deque()
-    is_through = False
+    waits = True
     try:
         under_way.extend(itertools.islice(starts, way.executor.max_workers * _AHEAD))
         while under_way:
@@ -57,7 +57,10 @@ def _results(way: Way, func: Any, iterables: tuple[Any, ...], bar: _NoBar) -> It
             bar.note(delivery)
             under_way.extend(itertools.islice(starts, 1))
             yield _outcome(delivery, way.return_exceptions)
-        is_through = True
+    except GeneratorExit:
+        # Who is thrown away may be so in any thread, and must not wait for another there.
+        waits = False
+        raise
     except KeyboardInterrupt:
         _interrupt(under_way)
         raise
@@ -65,8 +68,7 @@ def _results(way: Way, func: Any, iterables: tuple[Any, ...], bar: _NoBar) -> It
         bar.close()
         for delivery in under_way:
             delivery.cancel()
-        # Who is thrown away may be so in any thread, and must not wait for another there.
-        way.end(wait=is_through)
+        way.end(waits)
 
 
 def _interrupt(under_way: deque[Delivery[Any]]) -> None:
