@@ -52,11 +52,19 @@ def test_with_options_makes_a_new_runner() -> None:
         quick.options.timeout = 6  # type: ignore[misc]
 
 
-def test_refusals_show_nobody_the_environment() -> None:
+def test_refusals_show_nobody_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for make in (deliver, Options):
         with pytest.raises(DeliveryOptionError, match="No closing quotation") as caught:
             make(transport="sudo 'x", env={"TOKEN": "secret"})  # type: ignore[operator]
         assert "secret" not in str(caught.value)
+
+    def fails(options: Options) -> None:
+        raise ValueError("as nobody has thought of")
+
+    monkeypatch.setattr(Options, "__post_init__", fails)
+    with pytest.raises(DeliveryOptionError, match="options env make no sense") as caught:
+        deliver(env={"TOKEN": "secret"})
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
