@@ -930,17 +930,18 @@ def test_memory_is_reported_less_what_the_interpreter_has_itself() -> None:
 
 
 def test_shared_pages_of_children_count_once() -> None:
-    def work() -> int:
+    def work(seconds: float) -> int:
         kept = bytearray(b"x") * (40 * MEBIBYTE)
         for _ in range(4):
             if os.fork() == 0:
                 time.sleep(1000)
-        time.sleep(1.5)  # without limits it is looked at now and then
+        time.sleep(seconds)
         return len(kept)
 
-    limited = deliver(limits=Limits(memory="100M"))(work).run()
+    limited = deliver(limits=Limits(memory="100M"))(work).run(1.5)
     assert limited.ok and 35 * MEBIBYTE < limited.usage.peak < 60 * MEBIBYTE
-    free = deliver(work).run()
+    # Without limits it is looked at now and then.
+    free = deliver(work).run(5)
     assert free.ok and 35 * MEBIBYTE < free.usage.peak < 60 * MEBIBYTE and free.usage.tasks == 5
 
 
