@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -382,7 +383,8 @@ def test_a_call_is_terminated_before_it_has_its_arguments() -> None:
             victim = executor.submit(lambda data: time.sleep(60), DATA)
             time.sleep(number % 6 * 0.0005)
             victim.terminate(0.1)
-            assert not victim.receipt(30).ok
+            with contextlib.suppress(CallCancelled):  # it had not been sent yet
+                assert not victim.receipt(30).ok
 
 
 INTERRUPTED = """

@@ -708,10 +708,10 @@ def test_a_call_that_could_not_be_sent_does_not_keep_its_session(monkeypatch: py
         assert conftest.wait_until(lambda: conftest.children_of_this_process() <= before)
 
 
-def test_what_signals_a_process_that_waits_for_its_call_does_not_mean_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_signals_a_process_that_waits_for_its_call_does_not_mean_that() -> None:
     with DeliveryExecutor(1) as executor:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            supervisor = executor.submit(os.getppid).result()
+            supervisor = executor.submit(os.getppid).receipt().value
             place = Path(f"/proc/{supervisor}/task/{supervisor}/children")
             assert conftest.wait_until(lambda place=place: len(place.read_text().split()) == 1)
             (spare,) = map(int, place.read_text().split())
