@@ -55,13 +55,10 @@ class Delivery(concurrent.futures.Future[R], Generic[R]):
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[R]], object]) -> None:
         """As the standard library's; asyncio's own, by which it waits for a future, cannot take every exception."""
-        if getattr(fn, "__module__", "") == "asyncio.futures":
-            fn = functools.partial(_tell_asyncio, fn)
-            super().add_done_callback(fn)
-            # Not before it stands among the others: of those somebody could take another for it.
-            self._awaiting += 1
-        else:
-            super().add_done_callback(fn)
+        is_of_asyncio = getattr(fn, "__module__", "") == "asyncio.futures"
+        super().add_done_callback(functools.partial(_tell_asyncio, fn) if is_of_asyncio else fn)
+        # Not before it stands among the others: of those somebody could take another for it.
+        self._awaiting += is_of_asyncio
 
     def _invoke_callbacks(self) -> None:
         """Whatever they raise: the thread that they run in has others to serve."""
